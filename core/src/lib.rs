@@ -1,5 +1,7 @@
 //! Wharf's core: the organs of Kubernetes as traits, and the driver that runs them.
 
 pub mod clock;
+pub mod object;
 pub mod runtime;
+pub mod store;
 pub mod testing;
