@@ -1,6 +1,8 @@
 //! Wharf's core: the organs of Kubernetes as traits, and the driver that runs them.
 
+pub mod api;
 pub mod clock;
+pub mod node;
 pub mod object;
 pub mod runtime;
 pub mod store;
