@@ -4,6 +4,7 @@ pub mod api;
 pub mod clock;
 pub mod node;
 pub mod object;
+pub mod proxy;
 pub mod runtime;
 pub mod store;
 pub mod testing;
