@@ -2,6 +2,10 @@
 
 pub mod api;
 pub mod clock;
+pub mod controller;
+pub mod events;
+pub mod informer;
+pub mod metrics;
 pub mod node;
 pub mod object;
 pub mod proxy;

@@ -201,7 +201,12 @@ pub trait RuntimeService: Send + Sync + Debug + 'static {
     async fn list_pod_sandbox(&self, filter: &PodSandboxFilter) -> RuntimeResult<Vec<PodSandbox>>;
 
     /// Makes a container in a sandbox without starting it. The image must be present.
-    async fn create_container(&self, sandbox_id: &str, config: &ContainerConfig, sandbox_config: &PodSandboxConfig) -> RuntimeResult<String>;
+    async fn create_container(
+        &self,
+        sandbox_id: &str,
+        config: &ContainerConfig,
+        sandbox_config: &PodSandboxConfig,
+    ) -> RuntimeResult<String>;
     /// Starts a created container.
     async fn start_container(&self, container_id: &str) -> RuntimeResult<()>;
     /// Sends the stop signal, waits up to `timeout`, then kills. Unknown or exited ids succeed. On return

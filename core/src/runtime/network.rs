@@ -27,7 +27,13 @@ pub struct PodNetworkConfig {
 impl PodNetworkConfig {
     /// A config without port mappings.
     pub fn new(sandbox_id: impl Into<String>, namespace: impl Into<String>, name: impl Into<String>, netns: impl Into<PathBuf>) -> Self {
-        Self { sandbox_id: sandbox_id.into(), namespace: namespace.into(), name: name.into(), netns: netns.into(), port_mappings: Vec::new() }
+        Self {
+            sandbox_id: sandbox_id.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+            netns: netns.into(),
+            port_mappings: Vec::new(),
+        }
     }
 }
 

@@ -1,0 +1,348 @@
+//! One list and watch per kind and scope, shared by everyone in the process.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::core::ApiResource;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{ApiError, ApiEvent, Kind, Query, SharedApi};
+use crate::clock::Clock;
+use crate::object::{Object, ObjectRef, resource_of};
+use crate::store::Revision;
+
+/// How many changes a subscriber may fall behind before it has to look at everything again.
+pub const CHANGE_BUFFER: usize = 4096;
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_MOST: Duration = Duration::from_secs(10);
+
+/// A change that an informer saw. Without `old` the object is new, without `new` it is gone.
+#[derive(Debug, Clone)]
+pub struct ObjectChange {
+    /// The state before.
+    pub old: Option<Arc<Object>>,
+    /// The state now.
+    pub new: Option<Arc<Object>>,
+}
+
+impl ObjectChange {
+    /// The newest state known, also of a deleted object.
+    pub fn latest(&self) -> &Arc<Object> {
+        // At least one side is always there: changes are only made by `Informer`.
+        self.new.as_ref().or(self.old.as_ref()).expect("a change has a side")
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    objects: BTreeMap<ObjectRef, Arc<Object>>,
+    /// Controlling owner's uid to its objects.
+    owned: HashMap<String, BTreeSet<ObjectRef>>,
+}
+
+impl State {
+    fn set(&mut self, object: Arc<Object>) -> Option<Arc<Object>> {
+        let key = object.object_ref();
+        let owner = object.controller_of().map(|o| o.uid.clone());
+        let old = self.objects.insert(key.clone(), object);
+        self.unown(old.as_ref(), &key);
+        if let Some(uid) = owner {
+            self.owned.entry(uid).or_default().insert(key);
+        }
+        old
+    }
+    fn unset(&mut self, key: &ObjectRef) -> Option<Arc<Object>> {
+        let old = self.objects.remove(key);
+        self.unown(old.as_ref(), key);
+        old
+    }
+    fn unown(&mut self, old: Option<&Arc<Object>>, key: &ObjectRef) {
+        if let Some(owner) = old.and_then(|o| o.controller_of())
+            && let Some(set) = self.owned.get_mut(&owner.uid)
+        {
+            set.remove(key);
+            if set.is_empty() {
+                self.owned.remove(&owner.uid);
+            }
+        }
+    }
+}
+
+/// The objects of one resource that match one query, kept up to date.
+#[derive(Debug)]
+pub struct Informer {
+    resource: ApiResource,
+    query: Query,
+    state: RwLock<State>,
+    synced: watch::Sender<bool>,
+    changes: broadcast::Sender<ObjectChange>,
+}
+
+impl Informer {
+    fn new(resource: ApiResource, query: Query) -> Self {
+        Self {
+            resource,
+            query,
+            state: RwLock::default(),
+            synced: watch::Sender::new(false),
+            changes: broadcast::Sender::new(CHANGE_BUFFER),
+        }
+    }
+
+    /// One object.
+    pub fn get(&self, key: &ObjectRef) -> Option<Arc<Object>> {
+        self.state.read().objects.get(key).cloned()
+    }
+    /// All objects, in key order.
+    pub fn list(&self) -> Vec<Arc<Object>> {
+        self.state.read().objects.values().cloned().collect()
+    }
+    /// The objects of a namespace, in key order.
+    pub fn list_in(&self, namespace: &str) -> Vec<Arc<Object>> {
+        let first = ObjectRef::new(namespace, "");
+        self.state.read().objects.range(first..).take_while(|(key, _)| &*key.namespace == namespace).map(|(_, o)| o.clone()).collect()
+    }
+    /// The objects whose controlling owner has this uid.
+    pub fn owned_by(&self, uid: &str) -> Vec<Arc<Object>> {
+        let state = self.state.read();
+        let keys = state.owned.get(uid);
+        keys.into_iter().flatten().filter_map(|key| state.objects.get(key).cloned()).collect()
+    }
+    /// Every key now and every change from now on, without a gap between the two.
+    pub fn subscribe(&self) -> (Vec<Arc<Object>>, broadcast::Receiver<ObjectChange>) {
+        let state = self.state.read();
+        (state.objects.values().cloned().collect(), self.changes.subscribe())
+    }
+    /// Waits until the first list has been read.
+    pub async fn synced(&self) {
+        let mut synced = self.synced.subscribe();
+        // The sender lives in self, so that this cannot fail.
+        let _ = synced.wait_for(|done| *done).await;
+    }
+    /// Whether the first list has been read.
+    pub fn is_synced(&self) -> bool {
+        *self.synced.borrow()
+    }
+
+    fn replace(&self, items: Vec<Arc<Object>>) {
+        let mut state = self.state.write();
+        let fresh: BTreeSet<ObjectRef> = items.iter().map(|o| o.object_ref()).collect();
+        let gone: Vec<ObjectRef> = state.objects.keys().filter(|key| !fresh.contains(*key)).cloned().collect();
+        for key in gone {
+            // A relist must tell of deletes that the broken watch never told of.
+            let old = state.unset(&key);
+            self.tell(old, None);
+        }
+        for object in items {
+            let known = state.objects.get(&object.object_ref()).is_some_and(|o| o.revision() == object.revision());
+            if !known {
+                let old = state.set(object.clone());
+                self.tell(old, Some(object));
+            }
+        }
+    }
+
+    fn apply(&self, event: ApiEvent) -> Option<Revision> {
+        let mut state = self.state.write();
+        match event {
+            ApiEvent::Added(object) | ApiEvent::Modified(object) => {
+                let revision = object.revision();
+                let old = state.set(object.clone());
+                self.tell(old, Some(object));
+                Some(revision)
+            }
+            ApiEvent::Deleted(object) => {
+                let old = state.unset(&object.object_ref());
+                // The last state is the event's: it may carry a deletionTimestamp that was never seen.
+                if old.is_some() {
+                    self.tell(Some(object.clone()), None);
+                }
+                Some(object.revision())
+            }
+            ApiEvent::Bookmark(revision) => Some(revision),
+        }
+    }
+
+    fn tell(&self, old: Option<Arc<Object>>, new: Option<Arc<Object>>) {
+        // Nobody may be listening.
+        let _ = self.changes.send(ObjectChange { old, new });
+    }
+
+    async fn run(&self, api: &SharedApi, clock: &Arc<dyn Clock>) {
+        let mut delay = RETRY_FIRST;
+        loop {
+            match self.list_and_watch(api, &mut delay).await {
+                Ok(()) => {}
+                Err(error) if error.is_expired() => tracing::debug!(resource = %self.resource.plural, "relisting: {error}"),
+                Err(error) => tracing::warn!(resource = %self.resource.plural, "list and watch failed, trying again: {error}"),
+            }
+            let jitter = delay.mul_f64(rand::random::<f64>() * 0.5);
+            clock.sleep(delay + jitter).await;
+            delay = (delay * 2).min(RETRY_MOST);
+        }
+    }
+
+    async fn list_and_watch(&self, api: &SharedApi, delay: &mut Duration) -> Result<(), ApiError> {
+        let list = api.list(&self.resource, &self.query).await?;
+        let mut revision = list.revision;
+        self.replace(list.items);
+        self.synced.send_replace(true);
+        loop {
+            // A watch that ends in good order goes on where it was.
+            let mut events = api.watch(&self.resource, &self.query, revision).await?;
+            *delay = RETRY_FIRST;
+            let mut any = false;
+            while let Some(event) = events.next().await {
+                any = true;
+                if let Some(at) = self.apply(event?) {
+                    revision = revision.max(at);
+                }
+            }
+            if !any {
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    api: SharedApi,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+    informers: Mutex<HashMap<String, Arc<Informer>>>,
+}
+
+/// The informers of a process. Cheap to clone.
+///
+/// An informer starts when it is first asked for, and must be asked for inside a tokio runtime.
+#[derive(Debug, Clone)]
+pub struct Informers {
+    shared: Arc<Shared>,
+}
+
+impl Informers {
+    /// No informers yet. All end when `stop` is cancelled.
+    pub fn new(api: SharedApi, clock: Arc<dyn Clock>, stop: CancellationToken) -> Self {
+        Self { shared: Arc::new(Shared { api, clock, stop, informers: Mutex::default() }) }
+    }
+
+    /// All objects of a type.
+    pub fn of<K: Kind>(&self) -> Reader<K> {
+        self.scoped(Query::default())
+    }
+
+    /// The objects of a type that match a query.
+    pub fn scoped<K: Kind>(&self, query: Query) -> Reader<K> {
+        Reader { informer: self.informer(resource_of::<K>(), query), kind: PhantomData }
+    }
+
+    /// The informer of a resource and query.
+    pub fn informer(&self, resource: ApiResource, query: Query) -> Arc<Informer> {
+        let name = format!("{}/{}/{query:?}", resource.api_version, resource.plural);
+        let mut informers = self.shared.informers.lock();
+        if let Some(known) = informers.get(&name) {
+            return known.clone();
+        }
+        let informer = Arc::new(Informer::new(resource, query));
+        informers.insert(name, informer.clone());
+        drop(informers);
+        let (task, api, clock, stop) = (informer.clone(), self.shared.api.clone(), self.shared.clock.clone(), self.shared.stop.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(task.run(&api, &clock)).await });
+        informer
+    }
+}
+
+/// A typed view of an informer. Cheap to clone.
+#[derive(Debug)]
+pub struct Reader<K> {
+    informer: Arc<Informer>,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K> Clone for Reader<K> {
+    fn clone(&self) -> Self {
+        Self { informer: self.informer.clone(), kind: PhantomData }
+    }
+}
+
+fn decode_all<K: Kind>(objects: Vec<Arc<Object>>) -> Vec<Arc<K>> {
+    objects.into_iter().filter_map(|o| decode(&o)).collect()
+}
+
+fn decode<K: Kind>(object: &Object) -> Option<Arc<K>> {
+    object.decode().inspect_err(|error| tracing::error!("left out: {error}")).ok()
+}
+
+impl<K: Kind> Reader<K> {
+    /// One object.
+    pub fn get(&self, key: &ObjectRef) -> Option<Arc<K>> {
+        self.informer.get(key).and_then(|o| decode(&o))
+    }
+    /// All objects, in key order.
+    pub fn list(&self) -> Vec<Arc<K>> {
+        decode_all(self.informer.list())
+    }
+    /// The objects of a namespace, in key order.
+    pub fn list_in(&self, namespace: &str) -> Vec<Arc<K>> {
+        decode_all(self.informer.list_in(namespace))
+    }
+    /// The objects whose controlling owner has this uid.
+    pub fn owned_by(&self, uid: &str) -> Vec<Arc<K>> {
+        decode_all(self.informer.owned_by(uid))
+    }
+    /// Waits until the first list has been read.
+    pub async fn synced(&self) {
+        self.informer.synced().await;
+    }
+    /// The untyped informer, to subscribe to changes.
+    pub fn informer(&self) -> &Arc<Informer> {
+        &self.informer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Key, ResourceId};
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    fn object(name: &str, revision: u64, owner: Option<&str>) -> Arc<Object> {
+        let owners = owner.map(|uid| serde_json::json!([{"uid": uid, "controller": true, "kind": "X", "apiVersion": "v1", "name": "x"}]));
+        let body =
+            serde_json::json!({"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":name,"namespace":"ns","ownerReferences":owners}});
+        let key = Key::new(ResourceId::new("", "configmaps"), "ns", name);
+        Arc::new(Object::from_served(key, Revision(revision), serde_json::to_vec(&body).unwrap().into()))
+    }
+
+    #[test]
+    fn a_relist_tells_of_missed_deletes_and_not_of_the_unchanged() {
+        let informer = Informer::new(resource_of::<ConfigMap>(), Query::default());
+        informer.replace(vec![object("a", 1, None), object("b", 2, Some("u1"))]);
+        let (now, mut changes) = informer.subscribe();
+        assert_eq!(now.len(), 2);
+        informer.replace(vec![object("a", 1, None), object("c", 4, None)]);
+        let gone = changes.try_recv().unwrap();
+        assert!(gone.new.is_none() && gone.old.unwrap().key().name.as_ref() == "b");
+        let new = changes.try_recv().unwrap();
+        assert!(new.old.is_none() && new.new.unwrap().key().name.as_ref() == "c");
+        assert!(changes.try_recv().is_err());
+        assert!(informer.owned_by("u1").is_empty());
+    }
+
+    #[test]
+    fn the_owner_index_follows_a_change_of_owner() {
+        let informer = Informer::new(resource_of::<ConfigMap>(), Query::default());
+        informer.apply(ApiEvent::Added(object("a", 1, Some("u1"))));
+        informer.apply(ApiEvent::Modified(object("a", 2, Some("u2"))));
+        assert!(informer.owned_by("u1").is_empty());
+        assert_eq!(informer.owned_by("u2").len(), 1);
+        assert_eq!(informer.list_in("ns").len(), 1);
+        assert!(informer.list_in("n").is_empty());
+    }
+}
