@@ -9,6 +9,7 @@ pub mod metrics;
 pub mod node;
 pub mod object;
 pub mod proxy;
+pub mod proxy_driver;
 pub mod runtime;
 pub mod store;
 pub mod testing;
