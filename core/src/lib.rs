@@ -10,6 +10,8 @@ pub mod node;
 pub mod object;
 pub mod proxy;
 pub mod proxy_driver;
+pub mod quantity;
 pub mod runtime;
+pub mod selector;
 pub mod store;
 pub mod testing;
