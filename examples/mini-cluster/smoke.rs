@@ -228,8 +228,9 @@ impl Story<'_> {
         if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(|l| l.as_object_mut()) {
             labels.remove("pod-template-hash");
         }
-        let patch: json_patch::Patch = serde_json::from_value(json!([{"op": "replace", "path": "/spec/template", "value": template}]))?;
-        self.deployments.patch::<()>("demo", &PatchParams::default(), &Patch::Json(patch)).await?;
+        template["$patch"] = "replace".into();
+        let patch = json!({"spec": {"template": template}});
+        self.deployments.patch("demo", &PatchParams::default(), &Patch::Strategic(patch)).await?;
         self.settled(5, "v1").await
     }
 
