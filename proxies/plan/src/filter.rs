@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use wharf_core::proxy::{ProxyState, ServicePort, TrafficPolicy};
+use wharf_core::proxy::{Endpoint, ProxyState, ServicePort, TrafficPolicy};
+use wharf_core::runtime::Protocol;
 
 use crate::nat::label;
 use crate::rule::{Family, Match, Rule, Target};
@@ -39,9 +40,9 @@ pub(crate) fn chains(state: &ProxyState, family: Family, options: &PlanOptions) 
 
 /// What a policy does with traffic that it has no endpoint for: refused if there is none anywhere, dropped if only other nodes have one.
 fn verdict(port: &ServicePort, policy: TrafficPolicy, family: Family) -> Option<(Target, &'static str)> {
-    let any = |endpoints: Vec<_>| endpoints.into_iter().any(|e: &wharf_core::proxy::Endpoint| family.is_of(e.ip));
+    let any = |endpoints: Vec<_>| endpoints.into_iter().any(|e: &Endpoint| family.is_of(e.ip));
     if !any(port.cluster_endpoints()) {
-        Some((Target::Reject(family), "has no endpoints"))
+        Some((if port.protocol == Protocol::Tcp { Target::Reset } else { Target::Reject(family) }, "has no endpoints"))
     } else if policy == TrafficPolicy::Local && !any(port.local_endpoints()) {
         Some((Target::Drop, "has no local endpoints"))
     } else {

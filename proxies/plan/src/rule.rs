@@ -100,6 +100,8 @@ pub enum Target {
     Drop,
     /// Is answered with "port unreachable", which clients see as refused.
     Reject(Family),
+    /// Is answered with a TCP reset. Unlike ICMP, which the kernel sends to one peer about once a second.
+    Reset,
     /// Gets a mark.
     SetMark(u32),
     /// Has a mark toggled.
@@ -174,6 +176,7 @@ impl fmt::Display for Target {
             Self::Drop => f.write_str("-j DROP"),
             Self::Reject(Family::V4) => f.write_str("-j REJECT --reject-with icmp-port-unreachable"),
             Self::Reject(Family::V6) => f.write_str("-j REJECT --reject-with icmp6-port-unreachable"),
+            Self::Reset => f.write_str("-j REJECT --reject-with tcp-reset"),
             Self::SetMark(mark) => write!(f, "-j MARK --set-xmark {mark:#x}/{mark:#x}"),
             Self::FlipMark(mark) => write!(f, "-j MARK --set-xmark {mark:#x}/0x0"),
             Self::Dnat(to) => write!(f, "-j DNAT --to-destination {to}"),

@@ -111,13 +111,20 @@ fn no_endpoints_are_refused_everywhere() {
     assert_eq!(
         rules,
         [
-            "-d 10.96.0.1/32 -p tcp -m tcp --dport 80 -m comment --comment \"a/web tcp has no endpoints\" -j REJECT --reject-with icmp-port-unreachable",
-            "-d 192.0.2.1/32 -p tcp -m tcp --dport 80 -m comment --comment \"a/web tcp has no endpoints\" -j REJECT --reject-with icmp-port-unreachable",
-            "! -d 127.0.0.0/8 -p tcp -m tcp --dport 30080 -m addrtype --dst-type LOCAL -m comment --comment \"a/web tcp has no endpoints\" -j REJECT --reject-with icmp-port-unreachable",
+            "-d 10.96.0.1/32 -p tcp -m tcp --dport 80 -m comment --comment \"a/web tcp has no endpoints\" -j REJECT --reject-with tcp-reset",
+            "-d 192.0.2.1/32 -p tcp -m tcp --dport 80 -m comment --comment \"a/web tcp has no endpoints\" -j REJECT --reject-with tcp-reset",
+            "! -d 127.0.0.0/8 -p tcp -m tcp --dport 30080 -m addrtype --dst-type LOCAL -m comment --comment \"a/web tcp has no endpoints\" -j REJECT --reject-with tcp-reset",
         ]
     );
     assert_eq!(plan.tables[&Table::Nat][&names().services()].len(), 1, "nothing is redirected");
     assert!(plan.tables[&Table::Nat][&names().node_ports()].is_empty());
+}
+
+#[test]
+fn other_protocols_than_tcp_are_refused_by_icmp() {
+    let dns = ServicePort { protocol: wharf_core::runtime::Protocol::Udp, ..port("dns", 1, vec![]) };
+    let rules = chain(&plan(&state(1, vec![dns])), Table::Filter, &names().filter());
+    assert!(rules[0].ends_with("-j REJECT --reject-with icmp-port-unreachable"));
 }
 
 #[test]
