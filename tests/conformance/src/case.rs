@@ -123,7 +123,8 @@ macro_rules! ensure_eq {
 /// Defines a kit: `cases()` and the exported suite macro, from its groups of cases.
 ///
 /// The first argument is a `$`, the second the name of the suite macro, then the kit's name (first part of every id,
-/// and the path of this module under the crate), the harness type, and the cases: module and function names.
+/// and the path of this module under the crate), the harness type, and the cases: module and function names. With
+/// `via`, the cases take what that function makes of the harness; it is given the harness and a function pointer.
 #[macro_export]
 #[doc(hidden)]
 macro_rules! suite {
@@ -135,7 +136,19 @@ macro_rules! suite {
                 |harness| Box::pin($group::$case(harness)),
             )),*),*]
         }
-
+        $crate::suite!(@tests $d $suite, $kit, { $($group { $($case),* })* });
+    };
+    ($d:tt $suite:ident, $kit:ident, $harness:ty, via $via:path, { $($group:ident { $($case:ident),* $(,)? })* }) => {
+        /// Every case of this kit.
+        pub fn cases() -> Vec<$crate::Case<$harness>> {
+            vec![$($($crate::Case::new(
+                concat!(stringify!($kit), ".", stringify!($group), ".", stringify!($case)),
+                |harness| Box::pin($via(harness, |bench| Box::pin($group::$case(bench)))),
+            )),*),*]
+        }
+        $crate::suite!(@tests $d $suite, $kit, { $($group { $($case),* })* });
+    };
+    (@tests $d:tt $suite:ident, $kit:ident, { $($group:ident { $($case:ident),* })* }) => {
         /// Makes one `#[test]` of each case of the kit, over the harness that the expression gives.
         #[macro_export]
         macro_rules! $suite {

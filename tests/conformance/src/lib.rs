@@ -5,6 +5,7 @@
 
 mod case;
 mod report;
+pub mod runtime;
 pub mod store;
 // One module a kit, in alphabetical order, each with its `cases()` and its harness trait.
 
