@@ -1,0 +1,53 @@
+//! The built-in resources whose objects controllers delete, whatever they are.
+
+use k8s_openapi::api::{
+    apps::v1 as apps, batch::v1 as batch, core::v1 as core, discovery::v1 as discovery, networking::v1 as networking, policy::v1 as policy,
+    rbac::v1 as rbac,
+};
+use kube::core::ApiResource;
+use wharf_core::object::resource_of;
+
+/// Resources with a namespace; what owns others comes first, so that nothing is made anew while it is deleted.
+pub fn namespaced() -> Vec<ApiResource> {
+    vec![
+        resource_of::<apps::Deployment>(),
+        resource_of::<apps::DaemonSet>(),
+        resource_of::<apps::StatefulSet>(),
+        resource_of::<batch::CronJob>(),
+        resource_of::<batch::Job>(),
+        resource_of::<apps::ReplicaSet>(),
+        resource_of::<core::ReplicationController>(),
+        resource_of::<core::Service>(),
+        resource_of::<discovery::EndpointSlice>(),
+        resource_of::<core::Endpoints>(),
+        resource_of::<core::Pod>(),
+        resource_of::<networking::Ingress>(),
+        resource_of::<networking::NetworkPolicy>(),
+        resource_of::<policy::PodDisruptionBudget>(),
+        resource_of::<core::ConfigMap>(),
+        resource_of::<core::Secret>(),
+        resource_of::<core::PersistentVolumeClaim>(),
+        resource_of::<core::ResourceQuota>(),
+        resource_of::<core::LimitRange>(),
+        resource_of::<rbac::RoleBinding>(),
+        resource_of::<rbac::Role>(),
+        resource_of::<core::ServiceAccount>(),
+        resource_of::<k8s_openapi::api::coordination::v1::Lease>(),
+        resource_of::<core::Event>(),
+    ]
+}
+
+/// Resources whose objects usually depend on an owner.
+pub fn dependents() -> Vec<ApiResource> {
+    vec![
+        resource_of::<apps::ReplicaSet>(),
+        resource_of::<core::Pod>(),
+        resource_of::<discovery::EndpointSlice>(),
+        resource_of::<batch::Job>(),
+        resource_of::<core::ConfigMap>(),
+        resource_of::<core::Secret>(),
+        resource_of::<core::Service>(),
+        resource_of::<apps::Deployment>(),
+        resource_of::<k8s_openapi::api::coordination::v1::Lease>(),
+    ]
+}
