@@ -87,9 +87,7 @@ impl PostFilter for DefaultPreemption {
             }
         }
         Ok(match best {
-            Some((_, node, victims)) => {
-                PostFilterOutcome::Nominate { node, victims: victims.iter().map(|v| v.pod.clone()).collect() }
-            }
+            Some((_, node, victims)) => PostFilterOutcome::Nominate { node, victims: victims.iter().map(|v| v.pod.clone()).collect() },
             None => PostFilterOutcome::Nothing(Some(format!("preemption: {}", availability_message(diagnosis.nodes, reasons)))),
         })
     }
@@ -98,9 +96,9 @@ impl PostFilter for DefaultPreemption {
 #[cfg(test)]
 mod tests {
     use crate::testing::{cluster, node, pod};
+    use k8s_openapi::api::core::v1::Pod;
     use serde_json::{Value, json};
     use std::sync::Arc;
-    use k8s_openapi::api::core::v1::Pod;
     use wharf_core::scheduler::{Decision, Scheduler, Snapshot};
 
     fn wants(name: &str, priority: i32, cpu: &str, more: Value) -> Arc<Pod> {

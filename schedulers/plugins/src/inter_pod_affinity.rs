@@ -6,9 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Affinity, PodAffinityTerm, WeightedPodAffinityTerm};
 use wharf_core::scheduler::{NodeInfo, PodInfo, Snapshot};
 use wharf_core::selector::{Operator, Requirement, Selector, SelectorError};
-use wharf_scheduler_framework::{
-    CycleState, Filter, PreFilter, PreFilterOutcome, PreScore, PreScoreOutcome, Rejection, Score,
-};
+use wharf_scheduler_framework::{CycleState, Filter, PreFilter, PreFilterOutcome, PreScore, PreScoreOutcome, Rejection, Score};
 
 use crate::normalize::by_range;
 
@@ -89,7 +87,9 @@ impl Term {
         match self.matches(pod) {
             Answer::Yes => Ok(true),
             Answer::No => Ok(false),
-            Answer::Unknown => Err(Rejection::error(format!("a namespaceSelector on labels other than {NAMESPACE_NAME} cannot be evaluated"))),
+            Answer::Unknown => {
+                Err(Rejection::error(format!("a namespaceSelector on labels other than {NAMESPACE_NAME} cannot be evaluated")))
+            }
         }
     }
 }
@@ -342,7 +342,10 @@ mod tests {
         let far = alone("InterPodAffinity", &pod("p", labels("x"), required("podAntiAffinity", term("web", json!({})))), &there(json!({})));
         assert_eq!(reasons(far.unwrap_err()), [(FAR.to_string(), true)]);
         let existing = there(required("podAntiAffinity", term("x", json!({}))));
-        assert_eq!(reasons(alone("InterPodAffinity", &pod("p", labels("x"), json!({})), &existing).unwrap_err()), [(EXISTING.to_string(), true)]);
+        assert_eq!(
+            reasons(alone("InterPodAffinity", &pod("p", labels("x"), json!({})), &existing).unwrap_err()),
+            [(EXISTING.to_string(), true)]
+        );
     }
 
     #[test]
@@ -354,7 +357,11 @@ mod tests {
             (preferred("podAntiAffinity", term("x", json!({}))), json!({}), "b"),
             (required("podAffinity", term("x", json!({}))), json!({}), "a"),
         ] {
-            assert_eq!(alone("InterPodAffinity", &pod("p", labels("x"), spec.clone()), &zones(there.clone())), Ok(expected.into()), "{there} {spec}");
+            assert_eq!(
+                alone("InterPodAffinity", &pod("p", labels("x"), spec.clone()), &zones(there.clone())),
+                Ok(expected.into()),
+                "{there} {spec}"
+            );
         }
     }
 }

@@ -125,7 +125,10 @@ mod tests {
     fn the_whole_message_is_kubernetes_own() {
         let scheduler = default_scheduler(1).unwrap();
         let taints = json!({"taints":[{"key":"node-role.kubernetes.io/control-plane","effect":"NoSchedule"}]});
-        let nodes = cluster(&[node("a", json!({}), taints), node("b", json!({}), json!({"unschedulable":true})), node("c", json!({}), json!({}))], &[]);
+        let nodes = cluster(
+            &[node("a", json!({}), taints), node("b", json!({}), json!({"unschedulable":true})), node("c", json!({}), json!({}))],
+            &[],
+        );
         let big = pod("p", json!({}), json!({"containers":[{"name":"c","resources":{"requests":{"cpu":"3"}}}]}));
         assert_eq!(
             message(scheduler.schedule(&big, &nodes)),

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod};
 use wharf_core::scheduler::{NodeInfo, PodInfo, Snapshot};
 use wharf_core::selector::{Operator, Requirement, Selector, SelectorError};
-use wharf_scheduler_framework::{
-    CycleState, Filter, PreFilter, PreFilterOutcome, PreScore, PreScoreOutcome, Rejection, Score,
-};
+use wharf_scheduler_framework::{CycleState, Filter, PreFilter, PreFilterOutcome, PreScore, PreScoreOutcome, Rejection, Score};
 
 use crate::normalize::by_largest;
 
@@ -169,7 +167,12 @@ mod tests {
             (expressions("size", "Lt", json!(["6"])), true),
             (required(json!([])), false),
             (required(json!([{}])), false),
-            (required(json!([{"matchExpressions":[{"key":"zone","operator":"In","values":["b"]}]},{"matchExpressions":[{"key":"size","operator":"Exists"}]}])), true),
+            (
+                required(
+                    json!([{"matchExpressions":[{"key":"zone","operator":"In","values":["b"]}]},{"matchExpressions":[{"key":"size","operator":"Exists"}]}]),
+                ),
+                true,
+            ),
             (required(json!([{"matchFields":[{"key":"metadata.name","operator":"NotIn","values":["m"]}]}])), true),
         ] {
             let expected = if fits { Ok(()) } else { Err(("node(s) didn't match Pod's node affinity/selector".into(), false)) };
@@ -189,7 +192,9 @@ mod tests {
     #[test]
     fn a_malformed_term_fits_nowhere() {
         let nodes = cluster(&[node("n", json!({"size":"5"}), json!({}))], &[]);
-        for spec in [expressions("size", "Near", json!(["4"])), expressions("size", "Gt", json!(["x"])), expressions("-", "Exists", json!([]))] {
+        for spec in
+            [expressions("size", "Near", json!(["4"])), expressions("size", "Gt", json!(["x"])), expressions("-", "Exists", json!([]))]
+        {
             assert!(single("NodeAffinity", &pod("p", json!({}), spec.clone()), &nodes).is_err(), "{spec}");
         }
     }

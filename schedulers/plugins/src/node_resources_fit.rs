@@ -28,13 +28,7 @@ impl Filter for NodeResourcesFit {
         };
         check(|_| "Insufficient cpu".into(), "", wants.milli_cpu, has.milli_cpu, used.milli_cpu);
         check(|_| "Insufficient memory".into(), "", wants.memory, has.memory, used.memory);
-        check(
-            |_| "Insufficient ephemeral-storage".into(),
-            "",
-            wants.ephemeral_storage,
-            has.ephemeral_storage,
-            used.ephemeral_storage,
-        );
+        check(|_| "Insufficient ephemeral-storage".into(), "", wants.ephemeral_storage, has.ephemeral_storage, used.ephemeral_storage);
         for (name, amount) in &wants.scalar {
             check(|name| format!("Insufficient {name}").into(), name, *amount, has.get(name), used.get(name));
         }

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Pod, TopologySpreadConstraint};
 use wharf_core::scheduler::{NodeInfo, PodInfo, Snapshot};
 use wharf_core::selector::{Operator, Requirement, Selector, SelectorError};
-use wharf_scheduler_framework::{
-    CycleState, Filter, MAX_SCORE, PreFilter, PreFilterOutcome, PreScore, PreScoreOutcome, Rejection, Score,
-};
+use wharf_scheduler_framework::{CycleState, Filter, MAX_SCORE, PreFilter, PreFilterOutcome, PreScore, PreScoreOutcome, Rejection, Score};
 
 use crate::node_affinity::Required;
 use crate::taint_toleration::tolerates_node;
@@ -187,10 +185,9 @@ impl PreScore for PodTopologySpread {
     ) -> Result<PreScoreOutcome, Rejection> {
         let explicit = has_constraints(pod);
         let constraints = match pod.owner() {
-            Some(owner) if !explicit => vec![
-                Constraint::by_owner(HOSTNAME, DEFAULT_HOST_SKEW, owner),
-                Constraint::by_owner(ZONE, DEFAULT_ZONE_SKEW, owner),
-            ],
+            Some(owner) if !explicit => {
+                vec![Constraint::by_owner(HOSTNAME, DEFAULT_HOST_SKEW, owner), Constraint::by_owner(ZONE, DEFAULT_ZONE_SKEW, owner)]
+            }
             _ => constraints(pod, "ScheduleAnyway")?,
         };
         if constraints.is_empty() {
@@ -283,7 +280,12 @@ mod tests {
     /// Zone x: two nodes and two pods; zone y: one node and one pod; one node without a zone.
     fn zones() -> Snapshot {
         let zone = |z: &str| json!({"zone":z});
-        let nodes = [node("a", zone("x"), json!({})), node("b", zone("x"), json!({})), node("c", zone("y"), json!({})), node("d", json!({}), json!({}))];
+        let nodes = [
+            node("a", zone("x"), json!({})),
+            node("b", zone("x"), json!({})),
+            node("c", zone("y"), json!({})),
+            node("d", json!({}), json!({})),
+        ];
         let one = |name: &str| pod(name, app(), json!({}));
         let foreign = pod("f", json!({"labels":{"app":"a"},"namespace":"other"}), json!({}));
         cluster(&nodes, &[("a", one("1")), ("b", one("2")), ("c", one("3")), ("c", foreign)])
@@ -299,7 +301,11 @@ mod tests {
         let expected = [("a", SKEW, true), ("b", SKEW, true), ("c", SKEW, true), ("d", LABEL, false)];
         assert_eq!(refused, expected.map(|(n, r, b)| (n.to_string(), r.to_string(), b)));
         // A pod that is not counted itself, and one with a wider bound, fit in zone x too.
-        let other = pod("p", json!({}), json!({"nodeSelector":{"zone":"x"},"topologySpreadConstraints":hard(1, json!({"nodeAffinityPolicy":"Ignore"}))["topologySpreadConstraints"]}));
+        let other = pod(
+            "p",
+            json!({}),
+            json!({"nodeSelector":{"zone":"x"},"topologySpreadConstraints":hard(1, json!({"nodeAffinityPolicy":"Ignore"}))["topologySpreadConstraints"]}),
+        );
         assert!(alone("PodTopologySpread", &other, &zones()).is_ok());
     }
 
@@ -313,7 +319,8 @@ mod tests {
     fn keys_of_the_pod_narrow_what_counts() {
         let hard = constraint("zone", 1, "DoNotSchedule", json!({"matchLabelKeys":["rev"]}));
         let metadata = json!({"labels":{"app":"a","rev":"2"}});
-        let all: std::collections::BTreeSet<_> = (0..1).filter_map(|_| alone("PodTopologySpread", &pod("p", metadata.clone(), hard.clone()), &zones()).ok()).collect();
+        let all: std::collections::BTreeSet<_> =
+            (0..1).filter_map(|_| alone("PodTopologySpread", &pod("p", metadata.clone(), hard.clone()), &zones()).ok()).collect();
         assert_eq!(all.len(), 1, "no pod of this revision is there, so any zone will do");
     }
 }

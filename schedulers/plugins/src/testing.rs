@@ -42,9 +42,7 @@ pub(crate) fn alone(plugin: &str, pod: &Arc<Pod>, snapshot: &Snapshot) -> Result
     let profile = Profile::builder().plugin(plugin).build(&crate::registry()).unwrap();
     match FrameworkScheduler::new(Arc::new(profile), 1).schedule(pod, snapshot) {
         Decision::Bind { node } => Ok(node.to_string()),
-        Decision::Unschedulable(d) => {
-            Err(d.refusals.iter().map(|(n, r)| (n.to_string(), r.reasons.join(", "), r.resolvable)).collect())
-        }
+        Decision::Unschedulable(d) => Err(d.refusals.iter().map(|(n, r)| (n.to_string(), r.reasons.join(", "), r.resolvable)).collect()),
         other => panic!("{other:?}"),
     }
 }
