@@ -213,10 +213,11 @@ pub(super) async fn remove(b: &Bench<'_>) -> CaseResult {
     let sandbox = b.sandbox().await?;
     let id = b.sleeping(&sandbox, "a").await?;
     let other = b.create(&sandbox, &b.container("b", b.harness.sleep())).await?;
+    let rest = [other.clone()];
     b.stop(&id).await?;
     for call in ["the first remove", "the second remove"] {
         ok(b.runtime().remove_container(&id).await, call)?;
-        ensure_eq!(b.ids(&ContainerFilter::default()).await?, [other.clone()], "all containers after {call}");
+        ensure_eq!(b.ids(&ContainerFilter::default()).await?, rest, "all containers after {call}");
         not_found(b.runtime().container_status(&id).await, "container_status")?;
     }
     ok(b.runtime().remove_container(&other).await, "remove_container of a created container")?;

@@ -95,15 +95,16 @@ pub(super) async fn list_filters(b: &Bench<'_>) -> CaseResult {
     let (_, second) = b.sandbox().await?;
     ok(b.runtime().stop_pod_sandbox(&second).await, "stop_pod_sandbox")?;
     let none: [String; 0] = [];
+    let (first, second) = ([first], [second]);
     ensure_eq!(b.sandbox_ids(&PodSandboxFilter::default()).await?.len(), 2, "sandboxes without a filter");
-    ensure_eq!(b.sandbox_ids(&by_id(&first)).await?, [first.clone()], "by id");
+    ensure_eq!(b.sandbox_ids(&by_id(&first[0])).await?, first, "by id");
     ensure_eq!(b.sandbox_ids(&by_id(UNKNOWN)).await?, none, "by an unknown id");
     for (state, id) in [(PodSandboxState::Ready, &first), (PodSandboxState::NotReady, &second)] {
         let filter = PodSandboxFilter { state: Some(state), ..PodSandboxFilter::default() };
-        ensure_eq!(b.sandbox_ids(&filter).await?, [id.clone()], "by state {state:?}");
+        ensure_eq!(b.sandbox_ids(&filter).await?, *id, "by state {state:?}");
     }
     let mut filter = PodSandboxFilter { label_selector: config.labels.clone(), ..PodSandboxFilter::default() };
-    ensure_eq!(b.sandbox_ids(&filter).await?, [first.clone()], "by labels");
+    ensure_eq!(b.sandbox_ids(&filter).await?, first, "by labels");
     filter.state = Some(PodSandboxState::NotReady);
     ensure_eq!(b.sandbox_ids(&filter).await?, none, "by labels and another's state");
     filter.state = None;

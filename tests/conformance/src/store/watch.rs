@@ -18,7 +18,7 @@ pub(super) async fn resume_exclusive(h: &dyn StoreHarness) -> CaseResult {
         let mut watch = Watched::start(&*store, &all_pods(), *after).await?;
         let last = put(&*store, pod("a"), "last").await?;
         let seen: Vec<Revision> = watch.until(last).await?.iter().map(|s| s.revision).collect();
-        let expected: Vec<Revision> = revisions[n + 1..].iter().copied().collect();
+        let expected: Vec<Revision> = revisions[n + 1..].to_vec();
         ensure!(seen.starts_with(&expected), "a watch after {after} yielded {seen:?}, expected first {expected:?}");
         ensure_eq!(seen.last(), Some(&last), "the last that a watch yielded");
     }
