@@ -1,5 +1,10 @@
 //! May they: the [`Authorizer`] trait and its implementations.
 
+mod bootstrap;
+pub mod node;
+mod policy;
+pub mod rbac;
+pub mod rules;
 pub mod union;
 
 use std::fmt;
@@ -9,6 +14,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusDetails};
 
 use crate::request::{RequestInfo, User};
 
+pub use bootstrap::{BootstrapError, bootstrap};
+pub use node::NodeAuthorizer;
+pub use rbac::Rbac;
 pub use union::{Masters, Union};
 
 /// The group that may do everything.
