@@ -200,7 +200,7 @@ impl fmt::Display for Quantity {
             return f.write_str("0");
         }
         // Below 1024 and for fractions, binary quantities are printed as decimal ones.
-        if self.format == Format::Binary && self.nano % NANO == 0 && self.nano.abs() >= 1024 * NANO {
+        if self.format == Format::Binary && self.nano % NANO == 0 && self.nano.unsigned_abs() >= 1024 * NANO.unsigned_abs() {
             let (mut value, mut at) = (self.nano / NANO, 0);
             while value % 1024 == 0 && at + 1 < BINARY.len() {
                 value /= 1024;

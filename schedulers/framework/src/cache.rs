@@ -75,7 +75,10 @@ impl Cache {
         let key = ref_of(&*pod);
         let expected = match self.pods.get(&key) {
             Some(held) if Arc::ptr_eq(&held.info.pod, &pod) && !held.assumed => return false,
-            Some(held) => &*held.node == node && held.info.pod.metadata.uid == pod.metadata.uid,
+            Some(held) => {
+                let (old, new) = (&held.info.pod.metadata, &pod.metadata);
+                &*held.node == node && old.uid == new.uid && old.labels == new.labels
+            }
             None => false,
         };
         self.remove_pod(&key);

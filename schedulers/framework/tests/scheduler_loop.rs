@@ -1,4 +1,5 @@
 //! The loop against an API of a few lines: every pod ends up bound once, and what does not fit is said.
+#![allow(clippy::unwrap_used, reason = "a test's helpers may fail the test")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

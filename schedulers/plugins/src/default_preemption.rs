@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use wharf_core::scheduler::{Diagnosis, PodInfo, Snapshot, availability_message};
+use wharf_core::scheduler::{Diagnosis, NodeInfo, PodInfo, Snapshot, availability_message};
 use wharf_scheduler_framework::{PostFilter, PostFilterOutcome, Refilter, Rejection};
 
 /// Most nodes that are tried in one attempt.
@@ -77,8 +77,12 @@ impl PostFilter for DefaultPreemption {
             if tried >= MAX_CANDIDATES {
                 continue;
             }
-            let Some(victims) = victims(pod, snapshot, name, refilter)? else { continue };
+            let lower = |n: &Arc<NodeInfo>| n.pods.iter().any(|p| p.priority() < pod.priority());
+            if !snapshot.get(name).is_some_and(lower) {
+                continue;
+            }
             tried += 1;
+            let Some(victims) = victims(pod, snapshot, name, refilter)? else { continue };
             let highest = victims.iter().map(|v| v.priority()).max();
             let sum: i64 = victims.iter().map(|v| i64::from(v.priority())).sum();
             let cost = (highest, sum, victims.len());
