@@ -1,5 +1,7 @@
 //! The bridge network with real interfaces, in network namespaces of the test's own.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests, which may")]
+
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

@@ -92,6 +92,8 @@ struct Inner {
 }
 
 /// A [`NetworkProxy`] over iptables-save and iptables-restore.
+///
+/// Clones share one turn. Two proxies made apart with one prefix in one network namespace would undo each other's work.
 #[derive(Debug, Clone)]
 pub struct IptablesProxy {
     inner: Arc<Inner>,

@@ -1,5 +1,7 @@
 //! Real packets through real rules: a node, a client and pods, each a network namespace, joined by veth pairs.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests, which may")]
+
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};

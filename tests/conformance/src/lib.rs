@@ -1,9 +1,7 @@
-//! Conformance kits: what a store, a runtime or a proxy must do to be one.
-//!
-//! Each kit is a list of cases with stable ids, run against a harness that you write. One macro makes a test of each
-//! case (`store_suite!(MyHarness)`); [`run_all`] runs them where there is no test harness. See the README.
+#![doc = include_str!("../README.md")]
 
 mod case;
+pub mod proxy;
 mod report;
 pub mod runtime;
 pub mod store;

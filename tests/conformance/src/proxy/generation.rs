@@ -72,7 +72,10 @@ pub(super) async fn survives_the_process(harness: &dyn ProxyHarness) -> CaseResu
     let before = ok(world.proxy().observe().await, "observe")?;
     let Some(later) = world.restarted() else { return fail("the proxy declares outlives_process, but the harness cannot restart it") };
     ensure_eq!(ok(later.observe().await, "observe")?, before, "what the later process finds");
-    ensure!(matches!(later.apply(&state(&world, 2, vec![])).await, Err(ProxyError::Stale { .. })), "the later process accepted an older generation");
+    ensure!(
+        matches!(later.apply(&state(&world, 2, vec![])).await, Err(ProxyError::Stale { .. })),
+        "the later process accepted an older generation"
+    );
     let again = ok(later.apply(&state(&world, 3, vec![service(&world, 1, &[0])])).await, "apply")?;
     ensure!(!again.changed(), "the later process changed something: {again:?}");
     Ok(())

@@ -56,7 +56,8 @@ pub(super) async fn udp(harness: &dyn ProxyHarness) -> CaseResult {
 
 pub(super) async fn changes_touch_little(harness: &dyn ProxyHarness) -> CaseResult {
     let world = world(harness).await?;
-    let many = |first: &[usize]| (1..=20).map(|octet| service(&world, octet, if octet == 1 { first } else { &[0, 1, 2] })).collect::<Vec<_>>();
+    let many =
+        |first: &[usize]| (1..=20).map(|octet| service(&world, octet, if octet == 1 { first } else { &[0, 1, 2] })).collect::<Vec<_>>();
     let all = apply(&world, 1, many(&[0, 1, 2])).await?;
     let one = apply(&world, 2, many(&[0])).await?;
     ensure!(one.changed(), "a removed endpoint changed nothing");
