@@ -457,3 +457,69 @@ async fn tell(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+    use wharf_core::store::{Key, ResourceId, Revision};
+
+    const NOW: Duration = Duration::from_secs(1);
+
+    fn known() -> Known {
+        Known { cache: Cache::default(), queue: Queue::new(None), profile: Arc::default(), name: DEFAULT_SCHEDULER_NAME.into() }
+    }
+    fn object(plural: &str, name: &str, more: Value) -> Arc<Object> {
+        let mut value = more;
+        value["metadata"]["name"] = json!(name);
+        value["metadata"]["namespace"] = json!("ns");
+        let key = Key::new(ResourceId::new("", plural), "ns", name);
+        Arc::new(Object::from_served(key, Revision(1), serde_json::to_vec(&value).unwrap().into()))
+    }
+    fn pod(name: &str, node: Option<&str>) -> Arc<Object> {
+        object("pods", name, json!({"metadata":{"uid":name},"spec":{"nodeName":node,"containers":[]}}))
+    }
+    fn on(known: &Known, node: &str) -> i64 {
+        known.cache.snapshot().get(node).unwrap().requested.pods
+    }
+
+    #[test]
+    fn looking_at_everything_again_forgets_what_is_gone_but_not_what_is_assumed() {
+        let mut known = known();
+        known.all_nodes(vec![object("nodes", "n", json!({}))], NOW);
+        known.all_pods(vec![pod("bound", Some("n")), pod("waiting", None), pod("trying", None)], NOW);
+        let trying = known.queue.known(&ObjectRef::new("ns", "trying")).unwrap().clone();
+        known.cache.assume(trying, "n".into());
+        assert_eq!(on(&known, "n"), 2);
+        known.all_pods(vec![pod("trying", None)], NOW);
+        assert_eq!(on(&known, "n"), 1);
+        assert_eq!(known.queue.keys(), [ObjectRef::new("ns", "trying")]);
+        known.all_nodes(vec![], NOW);
+        assert!(known.cache.snapshot().nodes().is_empty());
+    }
+
+    #[test]
+    fn only_pods_that_can_be_scheduled_are_queued() {
+        let mut known = known();
+        for (name, more, expected) in [
+            ("deleting", json!({"metadata":{"deletionTimestamp":"2026-01-01T00:00:00Z"},"spec":{"containers":[]}}), false),
+            ("foreign", json!({"spec":{"schedulerName":"other","containers":[]}}), false),
+            ("done", json!({"spec":{"containers":[]},"status":{"phase":"Failed"}}), false),
+            ("ours", json!({"spec":{"schedulerName":"default-scheduler","containers":[]}}), true),
+            ("nobody's", json!({"spec":{"containers":[]}}), true),
+        ] {
+            known.on_pod(&ObjectChange { old: None, new: Some(object("pods", name, more)) }, NOW);
+            assert_eq!(known.queue.known(&ObjectRef::new("ns", name)).is_some(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_ended_gives_its_room_back() {
+        let mut known = known();
+        known.all_nodes(vec![object("nodes", "n", json!({}))], NOW);
+        known.all_pods(vec![pod("a", Some("n"))], NOW);
+        let ended = object("pods", "a", json!({"spec":{"nodeName":"n","containers":[]},"status":{"phase":"Succeeded"}}));
+        known.on_pod(&ObjectChange { old: None, new: Some(ended) }, NOW);
+        assert_eq!(on(&known, "n"), 0);
+    }
+}

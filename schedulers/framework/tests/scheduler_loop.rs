@@ -18,10 +18,11 @@ use wharf_core::controller::Context;
 use wharf_core::events::EventRecorder;
 use wharf_core::informer::Informers;
 use wharf_core::object::{Object, ObjectRef, resource_of};
-use wharf_core::scheduler::{NodeInfo, PodInfo};
+use wharf_core::scheduler::{Diagnosis, NodeInfo, PodInfo, Snapshot};
 use wharf_core::store::{Key, ResourceId, Revision};
 use wharf_scheduler_framework::{
-    BACKOFF_MOST, CycleState, Filter, FrameworkScheduler, LoopOptions, Plugin, Profile, Registration, Registry, Rejection, SchedulerLoop,
+    BACKOFF_MOST, CycleState, Filter, FrameworkScheduler, LoopOptions, Plugin, PostFilter, PostFilterOutcome, Profile, Refilter,
+    Registration, Registry, Rejection, SchedulerLoop,
 };
 
 #[derive(Debug, Default)]
@@ -123,6 +124,12 @@ impl Api for SmallApi {
                 let patch: Value = serde_json::from_slice(&body).unwrap();
                 self.set(&plural, key, |pod| pod["status"] = patch["status"].clone())
             }
+            Verb::Delete(params) => {
+                assert!(params.uid.is_some(), "another pod of the same name must not be deleted");
+                let gone = self.get(&write.target).await?;
+                self.remove(&plural, key);
+                Ok(gone)
+            }
             other => panic!("the loop does not do this: {other:?}"),
         }
     }
@@ -142,6 +149,24 @@ impl Filter for Slots {
     }
 }
 
+/// Any less important pod may go.
+#[derive(Debug)]
+struct Evict;
+impl Plugin for Evict {
+    fn name(&self) -> &'static str {
+        "Evict"
+    }
+}
+impl PostFilter for Evict {
+    fn post_filter(&self, pod: &PodInfo, snapshot: &Snapshot, _: &Diagnosis, _: &dyn Refilter) -> Result<PostFilterOutcome, Rejection> {
+        let less = snapshot.nodes().iter().flat_map(|n| n.pods.iter().map(move |p| (n, p))).find(|(_, p)| p.priority() < pod.priority());
+        Ok(match less {
+            Some((node, victim)) => PostFilterOutcome::Nominate { node: node.name.clone(), victims: vec![victim.pod.clone()] },
+            None => PostFilterOutcome::Nothing(None),
+        })
+    }
+}
+
 struct Running {
     api: Arc<SmallApi>,
     clock: ManualClock,
@@ -158,8 +183,10 @@ impl Running {
             clock: shared.clone(),
             events: EventRecorder::new(api.clone(), shared, "test", ""),
         };
-        let registry = Registry::default().register(Registration::new(Slots).filter().points());
-        let profile = Arc::new(Profile::builder().plugin("Slots").build(&registry).unwrap());
+        let registry = Registry::default()
+            .register(Registration::new(Slots).filter().points())
+            .register(Registration::new(Evict).post_filter().points());
+        let profile = Arc::new(Profile::builder().plugin("Slots").plugin("Evict").build(&registry).unwrap());
         let scheduler = Arc::new(FrameworkScheduler::new(profile.clone(), 1));
         tokio::spawn(SchedulerLoop::new(ctx, scheduler, profile, LoopOptions::default()).run(stop.clone()));
         Self { api, clock, stop }
@@ -266,4 +293,19 @@ async fn a_pod_that_comes_before_its_node_waits_for_it() {
     assert_eq!(key.resource, resource_of::<Pod>());
     let pod = run.api.get(&key).await.unwrap().decode::<Pod>().unwrap();
     assert_eq!(pod.spec.as_ref().unwrap().node_name.as_deref(), Some("n"));
+}
+
+#[tokio::test]
+async fn a_more_important_pod_is_nominated_and_takes_the_victims_place() {
+    let run = Running::start();
+    run.node("n", 1);
+    run.pod("low", json!({}));
+    run.api.until(|s| s.objects.values().any(|o| o["spec"]["nodeName"] == "n")).await;
+    run.pod("high", json!({"priority":7}));
+    run.until(|s| s.bindings.len() == 2).await;
+    let state = run.api.state.lock();
+    assert_eq!(state.bindings[1], ("high".to_string(), "n".to_string()));
+    let key = |name: &str| ("pods".to_owned(), ObjectRef::new("ns", name));
+    assert_eq!(state.objects[&key("high")]["status"]["nominatedNodeName"], "n");
+    assert!(!state.objects.contains_key(&key("low")));
 }
