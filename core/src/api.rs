@@ -31,6 +31,7 @@ impl Target {
         Self { resource: resource_of::<K>(), object, subresource: "" }
     }
     /// A subresource of the same object.
+    #[allow(clippy::should_implement_trait, reason = "targets are not numbers")]
     pub fn sub(mut self, subresource: &'static str) -> Self {
         self.subresource = subresource;
         self

@@ -270,7 +270,10 @@ impl Story<'_> {
         let address = self.address().await?;
         fetch(address, "/healthz").await?;
         self.stage.cluster.start_node(node)?;
-        self.stage.cluster.node_synced(node).await?;
+        // An agent that answers for its pods has found them again.
+        let pod = self.demo_pods().await?.into_iter().find_map(|p| p.metadata.name).ok_or("no pod is left")?;
+        let log = kube::api::LogParams { limit_bytes: Some(64), ..kube::api::LogParams::default() };
+        until(|| async { Ok(self.pods.logs(&pod, &log).await.ok()) }).await?;
         let pods = self.demo_pods().await?;
         let after = self.running().await?;
         if before != after {

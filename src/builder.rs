@@ -1,0 +1,151 @@
+//! How a cluster is put together.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use wharf_apiserver::pki::PkiError;
+use wharf_core::api::ApiError;
+use wharf_core::clock::{Clock, SystemClock};
+use wharf_core::controller::Controller;
+use wharf_core::scheduler::Scheduler;
+use wharf_core::store::{SharedStore, StoreError};
+use wharf_store_memory::MemoryStore;
+
+use crate::cluster::Cluster;
+use crate::node::NodeSpec;
+
+/// Why a cluster could not be started, or a node not be added.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClusterError {
+    /// The address is taken, or not ours.
+    #[error("cannot listen on {address}: {source}; choose another address")]
+    Listen {
+        /// The address asked for.
+        address: SocketAddr,
+        /// The system's word.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Keys and certificates could not be made, read or written.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// The store failed while the first objects were written.
+    #[error("the store failed at start: {0}")]
+    Store(#[from] StoreError),
+    /// The API refused what the cluster itself needs.
+    #[error("the API server could not be started: {0}")]
+    Api(#[from] ApiError),
+    /// A kubeconfig was asked for, but the API is not served on an address.
+    #[error("the API is not served on an address: build the cluster with `listen`")]
+    NotListening,
+    /// No node of this name is in the cluster, or it is already.
+    #[error("node {name:?}: {message}")]
+    Node {
+        /// The node.
+        name: String,
+        /// What is wrong.
+        message: &'static str,
+    },
+}
+
+/// Assembles a [`Cluster`]. Everything has a default; what is not asked for is not started.
+#[derive(Clone)]
+#[must_use = "a builder does nothing until `start`"]
+pub struct ClusterBuilder {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) store: Option<SharedStore>,
+    pub(crate) data: Option<PathBuf>,
+    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) nodes: Vec<NodeSpec>,
+    pub(crate) hollow: usize,
+    pub(crate) controllers: Vec<Arc<dyn Controller>>,
+    pub(crate) built_in_controllers: bool,
+    pub(crate) scheduler: Option<Arc<dyn Scheduler>>,
+}
+
+impl std::fmt::Debug for ClusterBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClusterBuilder").field("listen", &self.listen).field("data", &self.data).field("nodes", &self.nodes).finish_non_exhaustive()
+    }
+}
+
+impl Default for ClusterBuilder {
+    fn default() -> Self {
+        Self {
+            clock: SystemClock::shared(),
+            store: None,
+            data: None,
+            listen: None,
+            nodes: Vec::new(),
+            hollow: 0,
+            controllers: Vec::new(),
+            built_in_controllers: true,
+            scheduler: None,
+        }
+    }
+}
+
+impl ClusterBuilder {
+    /// Where objects are kept; a memory store if nothing is said.
+    pub fn store(mut self, store: SharedStore) -> Self {
+        self.store = Some(store);
+        self
+    }
+    /// The time that everything in the cluster goes by.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+    /// A folder for keys and certificates, so that kubeconfigs stay good over restarts. Without one they are kept in memory.
+    pub fn data(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.data = Some(folder.into());
+        self
+    }
+    /// Serves the API with TLS on an address; port 0 takes a free one. Without this no socket is opened.
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = Some(address);
+        self
+    }
+    /// A node.
+    pub fn node(mut self, node: NodeSpec) -> Self {
+        self.nodes.push(node);
+        self
+    }
+    /// Nodes whose containers only pretend: `hollow-0`, `hollow-1` and so on.
+    pub fn hollow_nodes(mut self, count: usize) -> Self {
+        self.hollow = count;
+        self
+    }
+    /// A controller beside the built-in ones.
+    pub fn controller(mut self, controller: Arc<dyn Controller>) -> Self {
+        self.controllers.push(controller);
+        self
+    }
+    /// Starts without the built-in controllers.
+    pub fn without_built_in_controllers(mut self) -> Self {
+        self.built_in_controllers = false;
+        self
+    }
+    /// What picks nodes; Kubernetes' default profile if nothing is said.
+    pub fn scheduler(mut self, scheduler: Arc<dyn Scheduler>) -> Self {
+        self.scheduler = Some(scheduler);
+        self
+    }
+
+    pub(crate) fn take_store(&mut self) -> SharedStore {
+        self.store.take().unwrap_or_else(|| Arc::new(MemoryStore::new()))
+    }
+
+    /// Starts the cluster: on return the API serves requests. Must be called inside a multi-threaded or current-thread tokio runtime.
+    ///
+    /// # Errors
+    /// [`ClusterError`]; nothing keeps running then.
+    ///
+    /// # Cancellation
+    /// A dropped start leaves nothing running.
+    pub async fn start(self) -> Result<Cluster, ClusterError> {
+        Box::pin(Cluster::start(self)).await
+    }
+}
