@@ -301,3 +301,6 @@ where
         Box::pin(async move { Ok(server.serve_request(request).await) })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,14 @@
 //! Every pod has a service account, and its token in the usual place.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use rand::RngExt;
 use serde_json::{Value, json};
 use wharf_core::api::{ApiError, SharedApi, Target};
+use wharf_core::clock::Clock;
 use wharf_core::object::ObjectRef;
 
 use super::creates_pod;
@@ -13,6 +17,9 @@ use crate::rest::admission::{Admission, AdmissionRequest, Warnings};
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// Life of the token that is mounted, in seconds.
 const TOKEN_SECONDS: i64 = 3607;
+/// How often, and after which pause, an account that is missing is looked for again.
+const LOOKUPS: usize = 10;
+const LOOKUP_PAUSE: Duration = Duration::from_millis(50);
 /// A pod that a node reports of itself.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const SUFFIX: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -21,12 +28,25 @@ const SUFFIX: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 #[derive(Debug, Clone)]
 pub struct ServiceAccountPlugin {
     api: SharedApi,
+    clock: Arc<dyn Clock>,
 }
 
 impl ServiceAccountPlugin {
     /// Reads service accounts from `api`.
-    pub fn new(api: SharedApi) -> Self {
-        Self { api }
+    pub fn new(api: SharedApi, clock: Arc<dyn Clock>) -> Self {
+        Self { api, clock }
+    }
+
+    /// The account. One that is not there yet is waited for: a namespace is younger than its default account.
+    async fn account(&self, namespace: &str, name: &str) -> Result<Arc<ServiceAccount>, ApiError> {
+        let target = Target::of::<ServiceAccount>(ObjectRef::new(namespace, name));
+        for _ in 0..LOOKUPS {
+            match self.api.get(&target).await {
+                Err(error) if error.is_not_found() => self.clock.sleep(LOOKUP_PAUSE).await,
+                found => return Ok(found?.decode()?),
+            }
+        }
+        Ok(self.api.get(&target).await?.decode()?)
     }
 }
 
@@ -71,9 +91,8 @@ impl Admission for ServiceAccountPlugin {
         let name = given("serviceAccountName").or_else(|| given("serviceAccount")).unwrap_or_else(|| "default".into());
         spec.insert("serviceAccountName".into(), name.as_str().into());
         spec.insert("serviceAccount".into(), name.as_str().into());
-        let target = Target::of::<ServiceAccount>(ObjectRef::new(request.namespace.as_str(), name.as_str()));
-        let account = match self.api.get(&target).await {
-            Ok(object) => object.decode::<ServiceAccount>()?,
+        let account = match self.account(&request.namespace, &name).await {
+            Ok(account) => account,
             Err(error) if error.is_not_found() => {
                 let why = format!("error looking up service account {}/{name}: serviceaccount {name:?} not found", request.namespace);
                 return Err(ApiError::status(403, "Forbidden", format!("pods {:?} is forbidden: {why}", request.name)));

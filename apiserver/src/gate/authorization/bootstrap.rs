@@ -1,8 +1,9 @@
-//! Writes the bootstrap policy into the store.
+//! Writes the bootstrap policy and the system's priority classes into the store.
 
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use serde_json::Value;
 use wharf_core::api::Kind;
 use wharf_core::clock::Clock;
@@ -11,6 +12,7 @@ use wharf_core::runtime::BoxError;
 use wharf_core::store::{Expect, Key, ListOptions, MAX_OPS, Op, Scope, SharedStore, StoreError, Transaction};
 
 use super::policy;
+use crate::gate::admission::priority_classes;
 
 /// How often a bootstrap that collides with another process's is tried again.
 const ATTEMPTS: usize = 8;
@@ -45,7 +47,7 @@ fn put<K: Kind>(objects: Vec<K>, clock: &dyn Clock, ops: &mut Vec<Op>) -> Result
     Ok(())
 }
 
-/// Creates the roles and bindings of the bootstrap policy that do not exist. Those that exist stay as they are.
+/// Creates the roles, bindings and priority classes that every cluster has and that do not exist. Those that exist stay as they are.
 ///
 /// # Cancellation
 /// A dropped bootstrap may have written a part; the next one writes the rest.
@@ -56,6 +58,7 @@ pub async fn bootstrap(store: &SharedStore, clock: &dyn Clock) -> Result<(), Boo
     let mut ops = Vec::new();
     put(policy::cluster_roles(), clock, &mut ops)?;
     put(policy::cluster_bindings(), clock, &mut ops)?;
+    put(priority_classes(), clock, &mut ops)?;
     let (roles, bindings) = policy::system_roles();
     put::<Role>(roles, clock, &mut ops)?;
     put::<RoleBinding>(bindings, clock, &mut ops)?;
@@ -79,7 +82,13 @@ pub async fn bootstrap(store: &SharedStore, clock: &dyn Clock) -> Result<(), Boo
 }
 
 async fn existing(store: &SharedStore) -> Result<BTreeSet<Key>, StoreError> {
-    let resources = [resource_of::<ClusterRole>(), resource_of::<ClusterRoleBinding>(), resource_of::<Role>(), resource_of::<RoleBinding>()];
+    let resources = [
+        resource_of::<ClusterRole>(),
+        resource_of::<ClusterRoleBinding>(),
+        resource_of::<PriorityClass>(),
+        resource_of::<Role>(),
+        resource_of::<RoleBinding>(),
+    ];
     let mut keys = BTreeSet::new();
     for resource in resources {
         let scope = Scope::Resource(resource_id(&resource));
