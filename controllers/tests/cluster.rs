@@ -1,8 +1,9 @@
 //! The controllers together, over an API server's rules in memory.
+#![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod support;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
+use wharf_controllers::replicaset::ReplicaSetController;
 use wharf_controllers::serviceaccount::RootCaPublisher;
 use wharf_core::api::{ApiExt, DeleteParams, Kind, PatchKind, Propagation};
 use wharf_core::clock::{ManualClock, SystemClock};
@@ -57,7 +59,8 @@ fn ready_endpoints(api: &FakeApi) -> HashSet<String> {
 async fn start() -> Running {
     let running = run(SystemClock::shared(), wharf_controllers::all());
     pretend_pods(&running.api);
-    let service = json!({"metadata":{"name":"web","namespace":"ns"},"spec":{"clusterIP":"10.9.0.1","selector":{"app":"web"},"ports":[{"port":80}]}});
+    let service =
+        json!({"metadata":{"name":"web","namespace":"ns"},"spec":{"clusterIP":"10.9.0.1","selector":{"app":"web"},"ports":[{"port":80}]}});
     running.api.create(&typed::<Service>(service)).await.unwrap();
     running.api.create(&typed::<Deployment>(deployment("v1"))).await.unwrap();
     running.api.until("the first rollout", || (), |api| rolled_out(api, "v1", 3) && ready_endpoints(api).len() == 3).await;
@@ -79,6 +82,7 @@ async fn a_deployment_rolls_out_scales_rolls_on_and_back() {
     api.patch::<Deployment>(&web(), "", PatchKind::Merge, &v1).await.unwrap();
     api.until("v1 again", || (), |api| rolled_out(api, "v1", 5) && ready_endpoints(api).len() == 5).await;
     assert_eq!(api.all::<ReplicaSet>().len(), 2);
+    bounds_were_kept(api);
     let annotations = api.all::<Deployment>()[0].metadata.annotations.clone().unwrap();
     assert_eq!(annotations["deployment.kubernetes.io/revision"], "3");
     let told = |api: &FakeApi, end: &str| {
@@ -88,15 +92,79 @@ async fn a_deployment_rolls_out_scales_rolls_on_and_back() {
     api.until("the event", || (), |api| told(api, "from 0 to 3")).await;
 }
 
+/// Three pods and then five, with a quarter of surge and of absence: never fewer than three, then four, are available, and
+/// never more than seven wanted. Pods themselves may be more for a moment, while one replica set adds before another removes.
+fn bounds_were_kept(api: &FakeApi) {
+    let mut pods: HashMap<String, Pod> = HashMap::new();
+    let mut most_available = 0;
+    for (name, pod) in api.history::<Pod>() {
+        match pod {
+            Some(pod) => pods.insert(name, pod),
+            None => pods.remove(&name),
+        };
+        let active = pods.values().filter(|p| wharf_controllers::pods::is_active(p));
+        let available = active.filter(|p| wharf_controllers::pods::is_ready(p)).count();
+        most_available = most_available.max(available);
+        let least = match most_available {
+            0..3 => 0,
+            3..5 => 3,
+            _ => 4,
+        };
+        assert!(available >= least, "only {available} pods were available");
+    }
+    assert!(most_available >= 5);
+    let mut sizes = HashMap::new();
+    for (name, set) in api.history::<ReplicaSet>() {
+        sizes.insert(name, set.and_then(|s| s.spec?.replicas).unwrap_or(0));
+        assert!(sizes.values().sum::<i32>() <= 7, "{sizes:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_cache_that_lags_makes_no_second_pods() {
+    let running = run(SystemClock::shared(), vec![Arc::new(ReplicaSetController::new())]);
+    let api = &running.api;
+    let set = json!({"metadata":{"name":"web","namespace":"ns"},"spec":{"replicas":1,"selector":{"matchLabels":{"app":"web"}},
+        "template":{"metadata":{"labels":{"app":"web"}},"spec":{"containers":[]}}}});
+    api.create(&typed::<ReplicaSet>(set)).await.unwrap();
+    let observed = |api: &FakeApi| api.all::<ReplicaSet>()[0].status.as_ref().and_then(|s| s.observed_generation).unwrap_or(0);
+    let replicas = |api: &FakeApi| api.all::<ReplicaSet>()[0].status.as_ref().map_or(0, |s| s.replicas);
+    api.until("one pod is seen", || (), |api| replicas(api) == 1).await;
+    api.hold_pods(true);
+    let scale = async |n: i32| {
+        let before = api.all::<ReplicaSet>()[0].metadata.generation.unwrap();
+        api.patch::<ReplicaSet>(&web(), "", PatchKind::Merge, &json!({"spec":{"replicas":n}})).await.unwrap();
+        api.until("the change is observed", || (), |api| observed(api) > before).await;
+    };
+    scale(3).await;
+    api.until("three pods", || (), |api| api.all::<Pod>().len() == 3).await;
+    // None of this shows the two new pods to the controller.
+    scale(4).await;
+    assert_eq!(api.all::<Pod>().len(), 3, "decided on a cache known to be old");
+    api.hold_pods(false);
+    api.until("four pods", || (), |api| replicas(api) == 4).await;
+    let made = api.history::<Pod>().into_iter().map(|(name, _)| name).collect::<HashSet<_>>();
+    assert_eq!(made.len(), 4, "not one more was ever made");
+    // And down: a delete that is not seen yet is not made up for by another.
+    api.hold_pods(true);
+    scale(3).await;
+    api.until("three pods", || (), |api| api.all::<Pod>().len() == 3).await;
+    api.patch::<ReplicaSet>(&web(), "", PatchKind::Merge, &json!({"spec":{"minReadySeconds":1}})).await.unwrap();
+    let generation = api.all::<ReplicaSet>()[0].metadata.generation.unwrap();
+    api.until("observed", || (), |api| observed(api) == generation).await;
+    assert_eq!(api.all::<Pod>().len(), 3);
+    api.hold_pods(false);
+    api.until("settled", || (), |api| replicas(api) == 3).await;
+    assert_eq!(api.all::<Pod>().len(), 3);
+}
+
 #[tokio::test]
 async fn deleting_in_the_background_takes_everything_along() {
     let running = start().await;
     let api = &running.api;
     api.delete::<Deployment>(&web(), DeleteParams::default()).await.unwrap();
     api.delete::<Service>(&web(), DeleteParams::default()).await.unwrap();
-    let empty = |api: &FakeApi| {
-        api.all::<ReplicaSet>().is_empty() && api.all::<Pod>().is_empty() && api.all::<EndpointSlice>().is_empty()
-    };
+    let empty = |api: &FakeApi| api.all::<ReplicaSet>().is_empty() && api.all::<Pod>().is_empty() && api.all::<EndpointSlice>().is_empty();
     api.until("nothing left", || (), empty).await;
 }
 
@@ -154,7 +222,9 @@ async fn a_silent_node_is_marked_and_its_pods_move() {
     api.update_status(&node).await.unwrap();
     let lease = json!({"metadata":{"name":"n1","namespace":"kube-node-lease"},"spec":{"renewTime":"2026-01-01T00:00:00.000000Z"}});
     api.create(&typed::<Lease>(lease)).await.unwrap();
-    for (name, tolerations) in [("short", json!([{"operator":"Exists","effect":"NoExecute","tolerationSeconds":10}])), ("ever", json!([{"operator":"Exists"}]))] {
+    for (name, tolerations) in
+        [("short", json!([{"operator":"Exists","effect":"NoExecute","tolerationSeconds":10}])), ("ever", json!([{"operator":"Exists"}]))]
+    {
         let pod = json!({"metadata":{"name":name,"namespace":"ns"},"spec":{"nodeName":"n1","containers":[],"tolerations":tolerations},
             "status":{"phase":"Running","conditions":ready.clone()}});
         api.create(&typed::<Pod>(pod)).await.unwrap();

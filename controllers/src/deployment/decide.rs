@@ -67,8 +67,9 @@ fn size(set: &ReplicaSet) -> i32 {
     set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1).max(0)
 }
 
+/// Available pods that will stay. The status may be older than the size: what is about to be deleted does not count.
 fn available(set: &ReplicaSet) -> i32 {
-    set.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0)
+    set.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0).min(size(set))
 }
 
 struct Planner<'a> {

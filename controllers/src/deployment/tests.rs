@@ -155,12 +155,9 @@ fn rolls_out_rolls_on_and_rolls_back() {
 
 #[test]
 fn a_broken_template_stops_and_times_out() {
-    let mut world = World::new(4, rolling("1", "1"));
+    let mut world = World::new(4, json!({"type":"RollingUpdate","rollingUpdate":{"maxSurge":1,"maxUnavailable":1}}));
     world.settle("");
     world.image("bad");
-    let strategy = world.deployment.spec.as_mut().unwrap().strategy.as_mut().unwrap().rolling_update.as_mut().unwrap();
-    strategy.max_surge = Some(k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(1));
-    strategy.max_unavailable = Some(k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(1));
     world.settle("bad");
     assert_eq!(world.sizes(), [("bad".into(), 2), ("v1".into(), 3)]);
     let plan = world.step();
@@ -231,6 +228,24 @@ fn history_is_bounded() {
     }
     assert_eq!(world.sizes(), [("v3".into(), 0), ("v4".into(), 0), ("v5".into(), 1)]);
     assert_eq!(world.revision_of("v5"), "5");
+}
+
+#[test]
+fn a_status_older_than_the_size_is_not_trusted() {
+    let mut world = World::new(5, rolling("0%", "20%"));
+    world.settle("");
+    world.image("v2");
+    for _ in 0..3 {
+        world.step();
+        world.pods("");
+    }
+    assert_eq!(world.sizes(), [("v1".into(), 4), ("v2".into(), 1)]);
+    // The old set was scaled down to 4, and its status does not show that yet.
+    let mut stale = world.set_of("v1").clone();
+    stale.status.as_mut().unwrap().available_replicas = Some(5);
+    world.sets[0] = Arc::new(stale);
+    world.step();
+    assert_eq!(world.sizes(), [("v1".into(), 3), ("v2".into(), 1)], "one may be missing, not two");
 }
 
 #[test]

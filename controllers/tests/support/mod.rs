@@ -38,6 +38,8 @@ enum Change {
 pub struct FakeApi {
     state: Mutex<State>,
     told: watch::Sender<u64>,
+    /// Whether watches of pods are held up.
+    held: watch::Sender<bool>,
     clock: Arc<dyn Clock>,
 }
 
@@ -93,13 +95,27 @@ impl State {
 
 impl FakeApi {
     pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), told: watch::Sender::new(0), clock })
+        Arc::new(Self { state: Mutex::default(), told: watch::Sender::new(0), held: watch::Sender::new(false), clock })
     }
 
     pub fn all<K: Kind>(&self) -> Vec<K> {
         let id = resource_id(&resource_of::<K>());
         let state = self.state.lock();
         state.objects.iter().filter(|(k, _)| k.resource == id).map(|(_, v)| serde_json::from_value(v.clone()).unwrap()).collect()
+    }
+
+    /// Lets nobody see changes of pods for now.
+    pub fn hold_pods(&self, hold: bool) {
+        self.held.send_replace(hold);
+    }
+
+    /// Every state of a kind that ever was, in order; `None` for one that was deleted.
+    pub fn history<K: Kind>(&self) -> Vec<(String, Option<K>)> {
+        let id = resource_id(&resource_of::<K>());
+        let state = self.state.lock();
+        let entries = state.log.iter().filter(|(k, ..)| k.resource == id);
+        let typed = |change, v: &Value| (change != Change::Deleted).then(|| serde_json::from_value(v.clone()).unwrap());
+        entries.map(|(k, change, v, _)| (k.name.to_string(), typed(*change, v))).collect()
     }
 
     /// Waits until something holds; `tick` is called whenever nothing has happened for a moment.
@@ -221,10 +237,14 @@ impl Api for FakeApi {
             return Err(refuse(500, "InternalError"));
         };
         let told = self.told.subscribe();
+        let held = self.held.subscribe();
         let events = futures::stream::unfold((api, told, start), move |(api, mut told, mut at)| {
-            let id = id.clone();
+            let (id, mut held) = (id.clone(), held.clone());
             async move {
                 loop {
+                    if &*id.resource == "pods" {
+                        held.wait_for(|held| !held).await.ok()?;
+                    }
                     told.mark_unchanged();
                     let entry = api.state.lock().log.get(at).cloned();
                     match entry {
