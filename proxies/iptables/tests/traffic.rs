@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use wharf_core::proxy::{Endpoint, NetworkProxy, NodeInfo, ProxyError, ProxyState, ServicePort};
+use wharf_core::proxy::{Endpoint, NetworkProxy, NodeInfo, Observed, ProxyError, ProxyState, ServicePort};
 use wharf_core::runtime::Protocol;
 use wharf_core::testing::omit;
-use wharf_proxy_iptables::{IptablesProxy, in_netns};
+use wharf_proxy_iptables::{IptablesProxy, Variant, in_netns};
 
 /// How many pods a lab has.
 const PODS: u8 = 3;
@@ -365,6 +365,36 @@ async fn drift_is_repaired_and_strangers_are_left_alone() {
     proxy.apply(&state(1, vec![])).await.unwrap();
     proxy.teardown().await.unwrap();
     assert_eq!(lab.saved(), before);
+}
+
+#[tokio::test]
+async fn both_variants_and_families_read_back_what_they_write() {
+    for (variant, tag) in [(Variant::Nft, "v"), (Variant::Legacy, "l")] {
+        let Some(lab) = Lab::new("proxy.iptables.variants", tag) else { return };
+        let proxy = match IptablesProxy::builder().netns(lab.path("n")).variant(variant).ipv6(true).build() {
+            Ok(proxy) => proxy,
+            Err(error) => return omit("proxy.iptables.variants", &error.to_string()),
+        };
+        lab.serve_tcp(1).await;
+        let mut web = ServicePort { session_affinity: Some(60), ..web(&[1, 2, 3]) };
+        web.cluster_ips.push("fd00:96::1".parse().unwrap());
+        web.external_ips.push("fd00:97::1".parse().unwrap());
+        let endpoints = ["fd00:77::1", "fd00:77::2"].map(|ip| Endpoint::ready(ip.parse::<IpAddr>().unwrap(), 8080));
+        web.endpoints.extend(endpoints);
+        let none = ServicePort { name: "none".into(), cluster_ips: vec!["fd00:96::2".parse().unwrap()], ..self::web(&[]) };
+        let full = state(1, vec![none, web]);
+        if let (Variant::Legacy, Err(ProxyError::Backend { source, .. })) = (variant, proxy.observe().await) {
+            return omit("proxy.iptables.variants", &format!("the kernel has no legacy tables: {source}"));
+        }
+        assert!(proxy.apply(&full).await.unwrap().changed());
+        let again = proxy.apply(&full).await.unwrap();
+        assert!(!again.changed(), "{variant:?}: {again:?}");
+        assert_eq!(proxy.observe().await.unwrap().services[1].endpoints.len(), 5, "{variant:?}");
+        proxy.apply(&state(2, vec![self::web(&[1])])).await.unwrap();
+        assert_eq!(lab.ask("c", CLUSTER).await.unwrap().0, 1, "{variant:?}");
+        proxy.teardown().await.unwrap();
+        assert_eq!(proxy.observe().await.unwrap(), Observed::default(), "{variant:?}");
+    }
 }
 
 #[tokio::test]

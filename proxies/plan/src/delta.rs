@@ -123,14 +123,20 @@ impl Delta {
     }
 }
 
+/// Most rules are printed as they were written; only the others are worth taking apart.
+fn is_same(there: &str, wanted: &str) -> bool {
+    there == wanted || canonical(there) == canonical(wanted)
+}
+
 pub(crate) fn delta(plan: &Plan, installed: &Installed) -> Delta {
     let mut delta = Delta::default();
     for (table, chains) in &plan.tables {
         let work = delta.tables.entry(*table).or_default();
         for (chain, rules) in chains {
-            let same = installed.chains.get(&(*table, chain.clone())).is_some_and(|there| {
-                there.len() == rules.len() && there.iter().zip(rules).all(|(t, r)| canonical(t) == canonical(&r.to_string()))
-            });
+            let same = installed
+                .chains
+                .get(&(*table, chain.clone()))
+                .is_some_and(|there| there.len() == rules.len() && there.iter().zip(rules).all(|(t, r)| is_same(t, &r.to_string())));
             if !same {
                 work.write.push((chain.clone(), rules.clone()));
             }

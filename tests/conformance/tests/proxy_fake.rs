@@ -284,7 +284,7 @@ impl ProxyWorld for FakeWorld {
         node()
     }
     fn pod_cidrs(&self) -> Vec<IpNet> {
-        vec!["10.77.0.0/16".parse().unwrap()]
+        vec![ipnet::Ipv4Net::new_assert([10, 77, 0, 0].into(), 16).into()]
     }
     fn pods(&self) -> Vec<SocketAddr> {
         pods()
