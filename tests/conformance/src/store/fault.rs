@@ -75,7 +75,7 @@ pub(super) async fn restart_never_goes_back(h: &dyn StoreHarness) -> CaseResult 
         Err(e) => fail(format!("a watch after a restart failed: {e}")),
         Ok(_) => {
             let mut watch = Watched::start(&*store, &all_pods(), first).await?;
-            match watch.until_error(2).await? {
+            match watch.until_error(next).await? {
                 (_, Some(StoreError::Expired { .. })) => Ok(()),
                 (seen, None) => {
                     ensure_eq!(seen.iter().map(|s| s.revision).collect::<Vec<_>>(), [last, next], "commits seen across a restart");

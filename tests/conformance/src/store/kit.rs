@@ -186,10 +186,10 @@ impl Watched {
         Ok(seen)
     }
 
-    /// Reads until the watch fails; whatever it yielded before.
-    pub(super) async fn until_error(&mut self, enough: usize) -> CaseResult<(Vec<Seen>, Option<StoreError>)> {
+    /// Reads until the watch fails or has reached a revision; what it yielded, and the error.
+    pub(super) async fn until_error(&mut self, end: Revision) -> CaseResult<(Vec<Seen>, Option<StoreError>)> {
         let mut seen = Vec::new();
-        while seen.len() < enough {
+        while self.position < end {
             match self.step().await? {
                 Ok(item) => seen.extend(item),
                 Err(e) => return Ok((seen, Some(e))),
@@ -207,13 +207,17 @@ impl Watched {
     }
 }
 
-/// What a watch after a revision came to at once: an error from the call or as the first item.
+/// What a watch after a revision came to at once: an error from the call or as the first item. Writes a pod and a node,
+/// so that a watch that goes on instead has something to yield.
 pub(super) async fn watch_error(store: &dyn ObjectStore, scope: &Scope, after: Revision) -> CaseResult<StoreError> {
     match store.watch(scope, after).await {
         Err(e) => Ok(e),
-        Ok(mut stream) => match stream.next().await {
-            Some(Err(e)) => Ok(e),
-            other => fail(format!("a watch after {after} yielded {other:?}")),
-        },
+        Ok(mut stream) => {
+            commit(store, vec![put_op(pod("next"), "x", Expect::Any), put_op(node("next"), "x", Expect::Any)]).await?;
+            match stream.next().await {
+                Some(Err(e)) => Ok(e),
+                other => fail(format!("a watch after {after} yielded {other:?}")),
+            }
+        }
     }
 }
