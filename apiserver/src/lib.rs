@@ -1,14 +1,21 @@
 //! The Kubernetes API over any `ObjectStore`, as a `tower::Service`: in process or behind TLS.
 
+mod builder;
+mod defaults;
+pub mod discovery;
 pub mod gate;
+mod local;
 pub mod metrics;
+pub mod openapi;
+mod patch;
 pub mod pki;
 pub mod request;
+pub mod resources;
+pub mod rest;
 pub mod server;
 pub mod stream;
+pub mod table;
+mod validation;
 
-/// Stands in until `rest/mod.rs` compiles.
-pub mod rest {
-    pub mod admission;
-    pub mod path;
-}
+pub use builder::{ApiServer, ApiServerBuilder};
+pub use local::LocalApi;

@@ -1,0 +1,94 @@
+//! What Kubernetes fills in where the user left something out.
+
+mod pod;
+mod service;
+mod workload;
+
+use serde_json::{Value, json};
+
+use crate::resources::value::{as_map, at, default, default_text, each_in, object, text};
+
+pub(crate) use pod::{pod, pod_template_kind};
+pub(crate) use service::{endpoint_slice, endpoints, service};
+pub(crate) use workload::{
+    autoscaler, cron_job, daemon_set, deployment, disruption_budget, job, replica_set, replication_controller, stateful_set,
+};
+
+/// Namespaces: the finalizer and the phase come with the creation, which is when there is no status yet.
+pub(crate) fn namespace(v: &mut Value) {
+    let name = text(v, &["metadata", "name"]).to_owned();
+    default_text(object(v, &["metadata", "labels"]), "kubernetes.io/metadata.name", &name);
+    if at(v, &["status", "phase"]).is_none() && at(v, &["metadata", "deletionTimestamp"]).is_none() {
+        object(v, &["status"]).insert("phase".into(), "Active".into());
+        object(v, &["spec"]).insert("finalizers".into(), json!(["kubernetes"]));
+    }
+}
+
+/// Secrets.
+pub(crate) fn secret(v: &mut Value) {
+    let map = as_map(v);
+    default_text(map, "type", "Opaque");
+    if let Some(Value::Object(strings)) = map.remove("stringData") {
+        use base64::Engine;
+        let data = as_map(map.entry("data").or_insert_with(|| json!({})));
+        for (name, value) in strings {
+            let text = value.as_str().unwrap_or_default();
+            data.insert(name, base64::engine::general_purpose::STANDARD.encode(text).into());
+        }
+    }
+}
+
+/// Persistent volumes.
+pub(crate) fn persistent_volume(v: &mut Value) {
+    let spec = object(v, &["spec"]);
+    default_text(spec, "persistentVolumeReclaimPolicy", "Retain");
+    default_text(spec, "volumeMode", "Filesystem");
+    default_text(object(v, &["status"]), "phase", "Pending");
+}
+
+/// Claims.
+pub(crate) fn persistent_volume_claim(v: &mut Value) {
+    default_text(object(v, &["spec"]), "volumeMode", "Filesystem");
+    default_text(object(v, &["status"]), "phase", "Pending");
+}
+
+/// Storage classes.
+pub(crate) fn storage_class(v: &mut Value) {
+    let map = as_map(v);
+    default_text(map, "reclaimPolicy", "Delete");
+    default_text(map, "volumeBindingMode", "Immediate");
+}
+
+/// Priority classes.
+pub(crate) fn priority_class(v: &mut Value) {
+    default_text(as_map(v), "preemptionPolicy", "PreemptLowerPriority");
+}
+
+/// Role bindings of both scopes.
+pub(crate) fn role_binding(v: &mut Value) {
+    const GROUP: &str = "rbac.authorization.k8s.io";
+    let map = as_map(v);
+    if let Some(role) = map.get_mut("roleRef").and_then(Value::as_object_mut) {
+        default_text(role, "apiGroup", GROUP);
+    }
+    each_in(map, "subjects", |subject| {
+        if matches!(subject.get("kind").and_then(Value::as_str), Some("User" | "Group")) {
+            default_text(subject, "apiGroup", GROUP);
+        }
+    });
+}
+
+/// Network policies.
+pub(crate) fn network_policy(v: &mut Value) {
+    let egress = at(v, &["spec", "egress"]).is_some_and(|e| e.as_array().is_some_and(|l| !l.is_empty()));
+    let spec = object(v, &["spec"]);
+    default(spec, "policyTypes", if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) });
+    for direction in ["ingress", "egress"] {
+        each_in(spec, direction, |rule| each_in(rule, "ports", |port| default_text(port, "protocol", "TCP")));
+    }
+}
+
+/// Ingresses.
+pub(crate) fn ingress(v: &mut Value) {
+    default(object(v, &["status"]), "loadBalancer", json!({}));
+}

@@ -1,0 +1,194 @@
+//! What the server serves, for clients that ask: per group, and aggregated.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::resources::{Resource, ResourceTable};
+
+const JSON: &str = "application/json";
+const AGGREGATED_V2: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+const AGGREGATED_V2BETA1: &str = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
+
+/// Discovery documents, made once.
+#[derive(Debug)]
+pub struct Discovery {
+    plain: HashMap<String, Bytes>,
+    /// Path, then version of the discovery API.
+    aggregated: HashMap<(&'static str, &'static str), Bytes>,
+}
+
+/// Group, version and kind of what a subresource takes, and its verbs.
+fn subresource(row: &Resource, name: &str) -> (String, String, String, &'static [&'static str]) {
+    let of = |group: &str, version: &str, kind: &str, verbs: &'static [&'static str]| (group.to_owned(), version.to_owned(), kind.to_owned(), verbs);
+    match name {
+        "scale" => of("autoscaling", "v1", "Scale", &["get", "patch", "update"]),
+        "binding" => of("", "v1", "Binding", &["create"]),
+        "eviction" => of("policy", "v1", "Eviction", &["create"]),
+        "token" => of("authentication.k8s.io", "v1", "TokenRequest", &["create"]),
+        "exec" => of("", "v1", "PodExecOptions", &["create", "get"]),
+        "attach" => of("", "v1", "PodAttachOptions", &["create", "get"]),
+        "portforward" => of("", "v1", "PodPortForwardOptions", &["create", "get"]),
+        "log" => of("", "v1", "Pod", &["get"]),
+        "finalize" => of(&row.group, &row.version, &row.kind, &["update"]),
+        _ => of(&row.group, &row.version, &row.kind, &["get", "patch", "update"]),
+    }
+}
+
+fn resource_list(table: &ResourceTable, group: &str, version: &str) -> Value {
+    let mut resources = Vec::new();
+    for row in table.iter().filter(|r| r.group == group && r.version == version) {
+        let mut entry = json!({
+            "name": row.plural, "singularName": row.singular, "namespaced": row.namespaced, "kind": row.kind, "verbs": row.verbs,
+        });
+        if let Some(map) = entry.as_object_mut() {
+            if !row.short_names.is_empty() {
+                map.insert("shortNames".into(), json!(row.short_names));
+            }
+            if !row.categories.is_empty() {
+                map.insert("categories".into(), json!(row.categories));
+            }
+        }
+        resources.push(entry);
+        for name in row.subresources {
+            let (sub_group, sub_version, kind, verbs) = subresource(row, name);
+            let mut entry = json!({
+                "name": format!("{}/{name}", row.plural), "singularName": "", "namespaced": row.namespaced, "kind": kind, "verbs": verbs,
+            });
+            if (sub_group.as_str(), sub_version.as_str()) != (group, version)
+                && let Some(map) = entry.as_object_mut()
+            {
+                map.insert("group".into(), sub_group.into());
+                map.insert("version".into(), sub_version.into());
+            }
+            resources.push(entry);
+        }
+    }
+    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources})
+}
+
+fn aggregated_group(table: &ResourceTable, group: &str, version: &str) -> Value {
+    let resources: Vec<Value> = table
+        .iter()
+        .filter(|r| r.group == group && r.version == version)
+        .map(|row| {
+            let subresources: Vec<Value> = row
+                .subresources
+                .iter()
+                .map(|name| {
+                    let (group, version, kind, verbs) = subresource(row, name);
+                    json!({"subresource": name, "responseKind": {"group": group, "version": version, "kind": kind}, "verbs": verbs})
+                })
+                .collect();
+            let mut entry = json!({
+                "resource": row.plural,
+                "responseKind": {"group": row.group, "version": row.version, "kind": row.kind},
+                "scope": if row.namespaced { "Namespaced" } else { "Cluster" },
+                "singularResource": row.singular,
+                "verbs": row.verbs,
+            });
+            if let Some(map) = entry.as_object_mut() {
+                for (name, list) in [("shortNames", row.short_names), ("categories", row.categories)] {
+                    if !list.is_empty() {
+                        map.insert(name.into(), json!(list));
+                    }
+                }
+                if !subresources.is_empty() {
+                    map.insert("subresources".into(), subresources.into());
+                }
+            }
+            entry
+        })
+        .collect();
+    json!({
+        "metadata": {"name": group, "creationTimestamp": null},
+        "versions": [{"version": version, "resources": resources, "freshness": "Current"}],
+    })
+}
+
+impl Discovery {
+    /// The documents of a table.
+    pub fn new(table: &ResourceTable) -> Self {
+        let groups = table.groups();
+        let mut plain = HashMap::new();
+        let mut put = |path: String, value: Value| {
+            plain.insert(path, Bytes::from(value.to_string()));
+        };
+        put("/api".into(), json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}));
+        let mut list = Vec::new();
+        for (group, version) in &groups {
+            if group.is_empty() {
+                put(format!("/api/{version}"), resource_list(table, group, version));
+                continue;
+            }
+            let group_version = json!({"groupVersion": format!("{group}/{version}"), "version": version});
+            let entry = json!({"name": group, "versions": [group_version], "preferredVersion": group_version});
+            put(format!("/apis/{group}/{version}"), resource_list(table, group, version));
+            let mut alone = entry.clone();
+            if let Some(map) = alone.as_object_mut() {
+                map.insert("kind".into(), "APIGroup".into());
+                map.insert("apiVersion".into(), "v1".into());
+            }
+            put(format!("/apis/{group}"), alone);
+            list.push(entry);
+        }
+        put("/apis".into(), json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list}));
+        let mut aggregated = HashMap::new();
+        for (path, core) in [("/api", true), ("/apis", false)] {
+            let items: Vec<Value> =
+                groups.iter().filter(|(g, _)| g.is_empty() == core).map(|(g, v)| aggregated_group(table, g, v)).collect();
+            for version in ["v2", "v2beta1"] {
+                let api_version = format!("apidiscovery.k8s.io/{version}");
+                let value = json!({"kind": "APIGroupDiscoveryList", "apiVersion": api_version, "metadata": {}, "items": items});
+                aggregated.insert((path, version), Bytes::from(value.to_string()));
+            }
+        }
+        Self { plain, aggregated }
+    }
+
+    /// The document at a path, with its content type.
+    pub fn answer(&self, path: &str, accept: &str) -> Option<(&'static str, Bytes)> {
+        let path = path.trim_end_matches('/');
+        let aggregated = accept.split(',').find_map(|range| {
+            let has = |part: &str| range.split(';').any(|p| p.trim() == part);
+            let version = if has("v=v2") {
+                "v2"
+            } else if has("v=v2beta1") {
+                "v2beta1"
+            } else {
+                return None;
+            };
+            if !has("as=APIGroupDiscoveryList") {
+                return None;
+            }
+            let path = if path == "/api" { "/api" } else { "/apis" };
+            self.aggregated.get(&(path, version)).map(|b| (if version == "v2" { AGGREGATED_V2 } else { AGGREGATED_V2BETA1 }, b.clone()))
+        });
+        if matches!(path, "/api" | "/apis") && aggregated.is_some() {
+            return aggregated;
+        }
+        self.plain.get(path).map(|bytes| (JSON, bytes.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents() {
+        let discovery = Discovery::new(&ResourceTable::builtin());
+        let read = |path: &str, accept: &str| -> Value { serde_json::from_slice(&discovery.answer(path, accept).unwrap().1).unwrap() };
+        let core = read("/api/v1", "application/json");
+        let names: Vec<&str> = core["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
+        for name in ["pods", "pods/status", "pods/log", "services", "nodes"] {
+            assert!(names.contains(&name), "{name}");
+        }
+        let all = read("/apis", AGGREGATED_V2);
+        assert!(all["items"].as_array().unwrap().iter().any(|g| g["metadata"]["name"] == "apps"));
+        assert_eq!(read("/apis/apps/", "")["kind"], "APIGroup");
+        assert!(discovery.answer("/apis/none", "").is_none());
+    }
+}

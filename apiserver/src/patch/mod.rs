@@ -1,0 +1,111 @@
+//! The kinds of patch, each applied to JSON.
+
+pub(crate) mod apply;
+mod keys;
+mod strategic;
+
+use bytes::Bytes;
+use serde_json::Value;
+use wharf_core::api::{ApiError, PatchKind};
+
+use crate::resources::Resource;
+use crate::rest::status;
+
+/// Most operations of a JSON patch; Kubernetes' own bound.
+pub const MAX_OPERATIONS: usize = 10_000;
+/// Largest factor by which copies in a JSON patch may make an object grow, in bytes.
+const MAX_RESULT: usize = 3 << 20;
+
+/// A patch that has been read.
+#[derive(Debug, Clone)]
+pub enum Patch {
+    /// RFC 7386.
+    Merge(Value),
+    /// RFC 6902.
+    Json(json_patch::Patch),
+    /// Kubernetes' strategic merge.
+    Strategic(Value),
+    /// Server-side apply.
+    Apply {
+        /// What the manager wants.
+        config: Value,
+        /// Whether to take over fields of others.
+        force: bool,
+    },
+}
+
+fn read_json(body: &[u8]) -> Result<Value, ApiError> {
+    serde_json::from_slice(body).map_err(|e| status::bad_request(format!("error decoding patch: {e}")))
+}
+
+impl Patch {
+    /// Reads the body of a patch.
+    ///
+    /// # Errors
+    /// 400 for what does not decode, 413 for too many operations.
+    pub fn parse(kind: PatchKind, body: &Bytes) -> Result<Self, ApiError> {
+        let object = |value: Value| {
+            if value.is_object() { Ok(value) } else { Err(status::bad_request("error decoding patch: a JSON object is expected")) }
+        };
+        match kind {
+            PatchKind::Merge => Ok(Self::Merge(object(read_json(body)?)?)),
+            PatchKind::Strategic => Ok(Self::Strategic(object(read_json(body)?)?)),
+            PatchKind::Json => {
+                let patch: json_patch::Patch =
+                    serde_json::from_slice(body).map_err(|e| status::bad_request(format!("error decoding patch: {e}")))?;
+                if patch.len() > MAX_OPERATIONS {
+                    let message =
+                        format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}", patch.len());
+                    return Err(ApiError::status(413, "RequestEntityTooLarge", message));
+                }
+                Ok(Self::Json(patch))
+            }
+            PatchKind::Apply { force } => {
+                let config: Value =
+                    serde_yaml_ng::from_slice(body).map_err(|e| status::bad_request(format!("error decoding YAML: {e}")))?;
+                Ok(Self::Apply { config: object(config)?, force })
+            }
+        }
+    }
+
+    /// What becomes of an object.
+    ///
+    /// # Errors
+    /// 422 for a patch that does not fit the object, 409 for an apply that meets fields of others.
+    pub fn apply(&self, row: &Resource, old: &Value, manager: &str, sub: &str, now: &str) -> Result<Value, ApiError> {
+        let mut new = old.clone();
+        match self {
+            Self::Merge(patch) => json_patch::merge(&mut new, patch),
+            Self::Json(patch) => {
+                let refuse = |e: &dyn std::fmt::Display| {
+                    let message = format!("the server rejected our request due to an error in our request: {e}");
+                    ApiError::status(422, "Invalid", message)
+                };
+                for operation in patch.iter() {
+                    // One at a time: copies may double an object, so its size is looked at on the way.
+                    let grows = matches!(operation, json_patch::PatchOperation::Copy(_));
+                    json_patch::patch_unsafe(&mut new, std::slice::from_ref(operation)).map_err(|e| refuse(&e))?;
+                    if grows && weight(&new) > MAX_RESULT {
+                        return Err(status::too_large(MAX_RESULT));
+                    }
+                }
+            }
+            Self::Strategic(patch) => strategic::merge(&row.kind, &mut new, patch)?,
+            Self::Apply { config, force } => apply::apply(row, &mut new, config, manager, *force, sub, now)?,
+        }
+        if !new.is_object() {
+            return Err(status::bad_request("the patch does not leave an object"));
+        }
+        Ok(new)
+    }
+}
+
+/// About how many bytes a value takes.
+fn weight(value: &Value) -> usize {
+    match value {
+        Value::String(s) => s.len() + 2,
+        Value::Array(list) => list.iter().map(weight).sum::<usize>() + 2,
+        Value::Object(map) => map.iter().map(|(k, v)| k.len() + 3 + weight(v)).sum::<usize>() + 2,
+        _ => 5,
+    }
+}

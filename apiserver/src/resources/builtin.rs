@@ -1,0 +1,336 @@
+//! A row for each kind of Kubernetes that is served.
+
+use std::borrow::Cow;
+
+use k8s_openapi::api::apps::v1 as apps;
+use k8s_openapi::api::authentication::v1 as authentication;
+use k8s_openapi::api::authorization::v1 as authorization;
+use k8s_openapi::api::autoscaling::v2 as autoscaling;
+use k8s_openapi::api::batch::v1 as batch;
+use k8s_openapi::api::certificates::v1 as certificates;
+use k8s_openapi::api::coordination::v1 as coordination;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
+use k8s_openapi::api::node::v1 as node;
+use k8s_openapi::api::policy::v1 as policy;
+use k8s_openapi::api::rbac::v1 as rbac;
+use k8s_openapi::api::scheduling::v1 as scheduling;
+use k8s_openapi::api::storage::v1 as storage;
+use wharf_core::object::Object;
+
+use super::{DeleteRule, Resource, StatusRule};
+use crate::{defaults, table, validation};
+
+type Field<'a> = Option<Cow<'a, str>>;
+
+/// A field of a decoded object; empty when the object does not decode, so that the field is known all the same.
+fn read<'a, K>(object: &Object, read: impl Fn(&K) -> Option<String>) -> Field<'a>
+where
+    K: serde::de::DeserializeOwned + Send + Sync + 'static,
+{
+    Some(Cow::Owned(object.decode::<K>().ok().and_then(|o| read(&o)).unwrap_or_default()))
+}
+
+fn pod_fields<'a>(object: &'a Object, field: &str) -> Field<'a> {
+    let spec = |f: fn(&core::PodSpec) -> Option<String>| read::<core::Pod>(object, move |p| p.spec.as_ref().and_then(f));
+    let status = |f: fn(&core::PodStatus) -> Option<String>| read::<core::Pod>(object, move |p| p.status.as_ref().and_then(f));
+    match field {
+        "spec.nodeName" => spec(|s| s.node_name.clone()),
+        "spec.restartPolicy" => spec(|s| s.restart_policy.clone()),
+        "spec.schedulerName" => spec(|s| s.scheduler_name.clone()),
+        "spec.serviceAccountName" => spec(|s| s.service_account_name.clone()),
+        "spec.hostNetwork" => spec(|s| Some(s.host_network.unwrap_or(false).to_string())),
+        "status.phase" => status(|s| s.phase.clone()),
+        "status.podIP" => status(|s| s.pod_ip.clone()),
+        "status.nominatedNodeName" => status(|s| s.nominated_node_name.clone()),
+        _ => None,
+    }
+}
+
+fn event_fields<'a>(object: &'a Object, field: &str) -> Field<'a> {
+    let event = |f: fn(&core::Event) -> Option<String>| read::<core::Event>(object, f);
+    match field {
+        "involvedObject.kind" => event(|e| e.involved_object.kind.clone()),
+        "involvedObject.namespace" => event(|e| e.involved_object.namespace.clone()),
+        "involvedObject.name" => event(|e| e.involved_object.name.clone()),
+        "involvedObject.uid" => event(|e| e.involved_object.uid.clone()),
+        "involvedObject.apiVersion" => event(|e| e.involved_object.api_version.clone()),
+        "involvedObject.resourceVersion" => event(|e| e.involved_object.resource_version.clone()),
+        "involvedObject.fieldPath" => event(|e| e.involved_object.field_path.clone()),
+        "reason" => event(|e| e.reason.clone()),
+        "reportingComponent" => event(|e| e.reporting_component.clone()),
+        "source" => event(|e| e.source.as_ref().and_then(|s| s.component.clone())),
+        "type" => event(|e| e.type_.clone()),
+        _ => None,
+    }
+}
+
+fn node_fields<'a>(object: &'a Object, field: &str) -> Field<'a> {
+    match field {
+        "spec.unschedulable" => {
+            read::<core::Node>(object, |n| Some(n.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false).to_string()))
+        }
+        _ => None,
+    }
+}
+
+fn namespace_fields<'a>(object: &'a Object, field: &str) -> Field<'a> {
+    match field {
+        "status.phase" => read::<core::Namespace>(object, |n| n.status.as_ref().and_then(|s| s.phase.clone())),
+        _ => None,
+    }
+}
+
+fn secret_fields<'a>(object: &'a Object, field: &str) -> Field<'a> {
+    match field {
+        "type" => read::<core::Secret>(object, |s| s.type_.clone()),
+        _ => None,
+    }
+}
+
+fn service_fields<'a>(object: &'a Object, field: &str) -> Field<'a> {
+    match field {
+        "spec.clusterIP" => read::<core::Service>(object, |s| s.spec.as_ref().and_then(|s| s.cluster_ip.clone())),
+        "spec.type" => read::<core::Service>(object, |s| s.spec.as_ref().and_then(|s| s.type_.clone())),
+        _ => None,
+    }
+}
+
+fn replica_set_fields<'a>(object: &'a Object, field: &str) -> Field<'a> {
+    match field {
+        "status.replicas" => read::<apps::ReplicaSet>(object, |r| r.status.as_ref().map(|s| s.replicas.to_string())),
+        _ => None,
+    }
+}
+
+fn job_fields<'a>(object: &'a Object, field: &str) -> Field<'a> {
+    match field {
+        "status.successful" => {
+            read::<batch::Job>(object, |j| Some(j.status.as_ref().and_then(|s| s.succeeded).unwrap_or(0).to_string()))
+        }
+        _ => None,
+    }
+}
+
+fn csr_fields<'a>(object: &'a Object, field: &str) -> Field<'a> {
+    match field {
+        "spec.signerName" => read::<certificates::CertificateSigningRequest>(object, |c| Some(c.spec.signer_name.clone())),
+        _ => None,
+    }
+}
+
+const ALL: &[&str] = &["all"];
+const SCALED: &[&str] = &["scale", "status"];
+
+pub(super) fn rows() -> Vec<Resource> {
+    let mut rows = core_rows();
+    rows.extend(workload_rows());
+    rows.extend(other_rows());
+    rows
+}
+
+fn core_rows() -> Vec<Resource> {
+    let mut pods = Resource::of::<core::Pod>(true)
+        .with_status()
+        .with_generation()
+        .short(&["po"])
+        .category(ALL)
+        .sub(&["attach", "binding", "eviction", "exec", "log", "portforward", "status"])
+        .defaults(defaults::pod)
+        .validate(validation::pod)
+        .fields(pod_fields)
+        .columns(&table::PODS);
+    pods.delete = DeleteRule::Graceful;
+    let mut namespaces = Resource::of::<core::Namespace>(false)
+        .short(&["ns"])
+        .sub(&["finalize", "status"])
+        .defaults(defaults::namespace)
+        .fields(namespace_fields)
+        .columns(&table::NAMESPACES);
+    namespaces.status = StatusRule::Split;
+    namespaces.delete = DeleteRule::Namespace;
+    let mut nodes = Resource::of::<core::Node>(false)
+        .short(&["no"])
+        .sub(&["status"])
+        .fields(node_fields)
+        .columns(&table::NODES);
+    nodes.status = StatusRule::Split;
+    let mut services = Resource::of::<core::Service>(true)
+        .short(&["svc"])
+        .category(ALL)
+        .sub(&["status"])
+        .defaults(defaults::service)
+        .validate(validation::service)
+        .fields(service_fields)
+        .columns(&table::SERVICES);
+    services.status = StatusRule::Split;
+    let split = |mut row: Resource| {
+        // These have a status but count no generations.
+        row.status = StatusRule::Split;
+        row.subresources = &["status"];
+        row
+    };
+    let mut volumes = split(
+        Resource::of::<core::PersistentVolume>(false)
+            .short(&["pv"])
+            .defaults(defaults::persistent_volume)
+            .columns(&table::PERSISTENT_VOLUMES),
+    );
+    volumes.validate = validation::persistent_volume;
+    vec![
+        pods,
+        namespaces,
+        nodes,
+        services,
+        volumes,
+        split(
+            Resource::of::<core::PersistentVolumeClaim>(true)
+                .short(&["pvc"])
+                .defaults(defaults::persistent_volume_claim)
+                .validate(validation::persistent_volume_claim)
+                .columns(&table::PERSISTENT_VOLUME_CLAIMS),
+        ),
+        split(Resource::of::<core::ResourceQuota>(true).short(&["quota"]).columns(&table::RESOURCE_QUOTAS)),
+        Resource::of::<core::ConfigMap>(true).short(&["cm"]).validate(validation::config_map).columns(&table::CONFIG_MAPS),
+        Resource::of::<core::Secret>(true)
+            .defaults(defaults::secret)
+            .validate(validation::secret)
+            .fields(secret_fields)
+            .columns(&table::SECRETS),
+        Resource::of::<core::ServiceAccount>(true).short(&["sa"]).sub(&["token"]).columns(&table::SERVICE_ACCOUNTS),
+        Resource::of::<core::Endpoints>(true).short(&["ep"]).defaults(defaults::endpoints).columns(&table::ENDPOINTS),
+        Resource::of::<core::Event>(true).short(&["ev"]).fields(event_fields).columns(&table::EVENTS),
+        Resource::of::<core::LimitRange>(true).short(&["limits"]).columns(&table::LIMIT_RANGES),
+        Resource::of::<core::PodTemplate>(true).defaults(defaults::pod_template_kind).columns(&table::POD_TEMPLATES),
+        Resource::of::<core::ReplicationController>(true)
+            .with_status()
+            .short(&["rc"])
+            .category(ALL)
+            .sub(SCALED)
+            .defaults(defaults::replication_controller)
+            .validate(validation::replication_controller)
+            .columns(&table::REPLICATION_CONTROLLERS),
+    ]
+}
+
+fn workload_rows() -> Vec<Resource> {
+    vec![
+        Resource::of::<apps::Deployment>(true)
+            .with_status()
+            .short(&["deploy"])
+            .category(ALL)
+            .sub(SCALED)
+            .defaults(defaults::deployment)
+            .validate(validation::deployment)
+            .columns(&table::DEPLOYMENTS),
+        Resource::of::<apps::ReplicaSet>(true)
+            .with_status()
+            .short(&["rs"])
+            .category(ALL)
+            .sub(SCALED)
+            .defaults(defaults::replica_set)
+            .validate(validation::workload)
+            .fields(replica_set_fields)
+            .columns(&table::REPLICA_SETS),
+        Resource::of::<apps::StatefulSet>(true)
+            .with_status()
+            .short(&["sts"])
+            .category(ALL)
+            .sub(SCALED)
+            .defaults(defaults::stateful_set)
+            .validate(validation::stateful_set)
+            .columns(&table::STATEFUL_SETS),
+        Resource::of::<apps::DaemonSet>(true)
+            .with_status()
+            .short(&["ds"])
+            .category(ALL)
+            .defaults(defaults::daemon_set)
+            .validate(validation::workload)
+            .columns(&table::DAEMON_SETS),
+        Resource::of::<apps::ControllerRevision>(true).columns(&table::CONTROLLER_REVISIONS),
+        Resource::of::<batch::Job>(true)
+            .with_status()
+            .category(ALL)
+            .defaults(defaults::job)
+            .validate(validation::job)
+            .fields(job_fields)
+            .columns(&table::JOBS),
+        Resource::of::<batch::CronJob>(true)
+            .with_status()
+            .short(&["cj"])
+            .category(ALL)
+            .defaults(defaults::cron_job)
+            .validate(validation::cron_job)
+            .columns(&table::CRON_JOBS),
+        Resource::of::<autoscaling::HorizontalPodAutoscaler>(true)
+            .with_status()
+            .short(&["hpa"])
+            .category(ALL)
+            .defaults(defaults::autoscaler)
+            .columns(&table::HORIZONTAL_POD_AUTOSCALERS),
+    ]
+}
+
+fn other_rows() -> Vec<Resource> {
+    vec![
+        Resource::of::<networking::Ingress>(true)
+            .with_status()
+            .short(&["ing"])
+            .defaults(defaults::ingress)
+            .columns(&table::INGRESSES),
+        Resource::of::<networking::IngressClass>(false).with_generation().columns(&table::INGRESS_CLASSES),
+        Resource::of::<networking::NetworkPolicy>(true)
+            .with_generation()
+            .short(&["netpol"])
+            .defaults(defaults::network_policy)
+            .columns(&table::NETWORK_POLICIES),
+        Resource::of::<discovery::EndpointSlice>(true)
+            .with_generation()
+            .defaults(defaults::endpoint_slice)
+            .validate(validation::endpoint_slice)
+            .columns(&table::ENDPOINT_SLICES),
+        Resource::of::<policy::PodDisruptionBudget>(true)
+            .with_status()
+            .short(&["pdb"])
+            .defaults(defaults::disruption_budget)
+            .columns(&table::POD_DISRUPTION_BUDGETS),
+        Resource::of::<rbac::Role>(true).columns(&table::NAME_AND_CREATED),
+        Resource::of::<rbac::ClusterRole>(false).columns(&table::NAME_AND_CREATED),
+        Resource::of::<rbac::RoleBinding>(true)
+            .defaults(defaults::role_binding)
+            .validate(validation::role_binding)
+            .columns(&table::ROLE_BINDINGS),
+        Resource::of::<rbac::ClusterRoleBinding>(false)
+            .defaults(defaults::role_binding)
+            .validate(validation::role_binding)
+            .columns(&table::ROLE_BINDINGS),
+        Resource::of::<coordination::Lease>(true).columns(&table::LEASES),
+        Resource::of::<scheduling::PriorityClass>(false)
+            .with_generation()
+            .short(&["pc"])
+            .defaults(defaults::priority_class)
+            .columns(&table::PRIORITY_CLASSES),
+        Resource::of::<storage::StorageClass>(false)
+            .short(&["sc"])
+            .defaults(defaults::storage_class)
+            .validate(validation::storage_class)
+            .columns(&table::STORAGE_CLASSES),
+        Resource::of::<node::RuntimeClass>(false).columns(&table::RUNTIME_CLASSES),
+        {
+            let mut row = Resource::of::<certificates::CertificateSigningRequest>(false)
+                .short(&["csr"])
+                .sub(&["approval", "status"])
+                .fields(csr_fields)
+                .columns(&table::CERTIFICATE_SIGNING_REQUESTS);
+            row.status = StatusRule::Split;
+            row
+        },
+        Resource::of::<authentication::TokenReview>(false).review(),
+        Resource::of::<authentication::SelfSubjectReview>(false).review(),
+        Resource::of::<authorization::SubjectAccessReview>(false).review(),
+        Resource::of::<authorization::SelfSubjectAccessReview>(false).review(),
+        Resource::of::<authorization::SelfSubjectRulesReview>(false).review(),
+        Resource::of::<authorization::LocalSubjectAccessReview>(true).review(),
+    ]
+}

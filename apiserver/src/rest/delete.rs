@@ -1,0 +1,209 @@
+//! delete and deletecollection.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use wharf_core::api::{ApiError, DeleteParams, Propagation};
+use wharf_core::object::{Object, encode_stored};
+use wharf_core::store::{Record, StoreError, Transaction};
+
+use super::admission::Operation;
+use super::read::{ListRequest, ReadAt};
+use super::select::Selection;
+use super::write::is_finished;
+use super::{MAX_RETRIES, Registry, WriteContext, Written, parse_stored, status, timestamp};
+use crate::resources::value::{at, items, number, object, text};
+use crate::resources::{DeleteRule, Resource};
+
+/// How to delete.
+pub type DeleteOptions = DeleteParams;
+
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+const DEFAULT_GRACE: i64 = 30;
+
+/// Reads `metav1.DeleteOptions`.
+///
+/// # Errors
+/// 400 for what is none.
+pub(super) fn parse_options(body: &Value) -> Result<DeleteParams, ApiError> {
+    let propagation = match text(body, &["propagationPolicy"]) {
+        "" if at(body, &["orphanDependents"]) == Some(&Value::Bool(true)) => Some(Propagation::Orphan),
+        "" => None,
+        name => Some(parse_propagation(name)?),
+    };
+    let some = |path: &[&str]| Some(text(body, path).to_owned()).filter(|t| !t.is_empty());
+    Ok(DeleteParams {
+        grace_period_seconds: number(body, &["gracePeriodSeconds"]),
+        propagation,
+        uid: some(&["preconditions", "uid"]),
+        resource_version: some(&["preconditions", "resourceVersion"]),
+    })
+}
+
+pub(super) fn parse_propagation(name: &str) -> Result<Propagation, ApiError> {
+    match name {
+        "Orphan" => Ok(Propagation::Orphan),
+        "Background" => Ok(Propagation::Background),
+        "Foreground" => Ok(Propagation::Foreground),
+        other => Err(status::bad_request(format!(
+            "propagationPolicy: Unsupported value: \"{other}\": supported values: \"Background\", \"Foreground\", \"Orphan\""
+        ))),
+    }
+}
+
+impl Registry {
+    /// Deletes an object, or marks it for deletion.
+    ///
+    /// # Errors
+    /// 404, 409 for a precondition that does not hold.
+    pub async fn delete(
+        &self,
+        ctx: &WriteContext,
+        row: &Arc<Resource>,
+        namespace: &str,
+        name: &str,
+        options: &DeleteOptions,
+    ) -> Result<Written, ApiError> {
+        let key = Self::key(row, namespace, name);
+        for _ in 0..MAX_RETRIES {
+            let Some(record) = self.store().get(&key).await.map_err(status::of_store)? else {
+                return Err(status::not_found(&row.group, &row.plural, name));
+            };
+            let old = parse_stored(&record.value)?;
+            check_preconditions(row, &record, &old, options)?;
+            let old = Arc::new(old);
+            let request = self.admission_request(ctx, row, Operation::Delete, "", &key, Some(old.clone()));
+            let mut nothing = Value::Null;
+            let mut warnings = self.admission.admit(&request, &mut nothing).await?;
+            warnings.extend(self.admission.validate(&request, &nothing).await?);
+            let new = mark(row, &old, options, self.clock.now());
+            let gone = is_finished(row, &new);
+            let transaction = if gone {
+                Transaction::delete(key.clone(), record.modified)
+            } else if new == *old {
+                let object = Arc::new(Object::from_record(&record));
+                return Ok(Written { object, warnings, created: false, gone: false });
+            } else {
+                Transaction::update(key.clone(), encode_stored(&new).map_err(status::internal)?, record.modified)
+            };
+            let revision = if ctx.dry_run {
+                record.modified
+            } else {
+                match self.store().commit(transaction).await {
+                    Ok(revision) => revision,
+                    Err(StoreError::Conflict { .. }) => continue,
+                    Err(error) => return Err(status::of_store(error)),
+                }
+            };
+            if gone && !ctx.dry_run {
+                self.services.release(row, &old);
+            }
+            let value = if gone { record.value.clone() } else { encode_stored(&new).map_err(status::internal)? };
+            let record = Record { key, value, created: record.created, modified: revision };
+            return Ok(Written { object: Arc::new(Object::from_record(&record)), warnings, created: false, gone });
+        }
+        Err(status::conflict(&row.group, &row.plural, name, status::MODIFIED))
+    }
+
+    /// Deletes every object that matches; answers those that were.
+    ///
+    /// # Errors
+    /// The first failure other than that an object is gone already.
+    pub async fn delete_collection(
+        &self,
+        ctx: &WriteContext,
+        row: &Arc<Resource>,
+        selection: Selection,
+        options: &DeleteOptions,
+    ) -> Result<Vec<Arc<Object>>, ApiError> {
+        let request = ListRequest { selection, at: ReadAt::Newest, limit: None, continue_token: String::new() };
+        let mut deleted = Vec::new();
+        for object in self.list(row, &request).await?.items {
+            let key = object.key();
+            // Boxed: the future of a delete is large.
+            match Box::pin(self.delete(ctx, row, &key.namespace, &key.name, options)).await {
+                Ok(written) => deleted.push(written.object),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(deleted)
+    }
+}
+
+fn check_preconditions(row: &Resource, record: &Record, old: &Value, options: &DeleteOptions) -> Result<(), ApiError> {
+    let uid = text(old, &["metadata", "uid"]);
+    let name = &record.key.name;
+    if let Some(asked) = options.uid.as_deref().filter(|asked| *asked != uid) {
+        let why = format!("Precondition failed: UID in precondition: {asked}, UID in object meta: {uid}");
+        return Err(status::conflict(&row.group, &row.plural, name, &why));
+    }
+    let revision = record.modified.to_string();
+    if let Some(asked) = options.resource_version.as_deref().filter(|asked| *asked != revision) {
+        let why = format!("Precondition failed: ResourceVersion in precondition: {asked}, ResourceVersion in object meta: {revision}");
+        return Err(status::conflict(&row.group, &row.plural, name, &why));
+    }
+    Ok(())
+}
+
+/// The seconds of grace that an object is given.
+fn grace(row: &Resource, old: &Value, options: &DeleteOptions) -> i64 {
+    if row.delete != DeleteRule::Graceful {
+        return 0;
+    }
+    let asked = options.grace_period_seconds.or_else(|| number(old, &["spec", "terminationGracePeriodSeconds"])).unwrap_or(DEFAULT_GRACE);
+    // No node agent has it, or it has ended: nobody to wait for.
+    let nobody = text(old, &["spec", "nodeName"]).is_empty() || matches!(text(old, &["status", "phase"]), "Succeeded" | "Failed");
+    match asked {
+        _ if nobody => 0,
+        negative if negative < 0 => 1,
+        seconds => seconds,
+    }
+}
+
+/// An object marked for deletion. The old object, where nothing is to be changed; one that is finished can go.
+fn mark(row: &Resource, old: &Value, options: &DeleteOptions, now: Timestamp) -> Value {
+    let mut new = old.clone();
+    let mut seconds = grace(row, old, options);
+    let marked = at(old, &["metadata", "deletionTimestamp"]).is_some();
+    let meta = object(&mut new, &["metadata"]);
+    if let Some(propagation) = options.propagation {
+        let mut finalizers: Vec<Value> = items(old, &["metadata", "finalizers"]).to_vec();
+        finalizers.retain(|f| f != ORPHAN && f != FOREGROUND);
+        match propagation {
+            Propagation::Orphan => finalizers.push(ORPHAN.into()),
+            Propagation::Foreground => finalizers.push(FOREGROUND.into()),
+            Propagation::Background => {}
+        }
+        if finalizers.is_empty() {
+            meta.remove("finalizers");
+        } else {
+            meta.insert("finalizers".into(), finalizers.into());
+        }
+    }
+    if marked {
+        // Grace is only ever shortened.
+        let left = number(old, &["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0);
+        if row.delete == DeleteRule::Graceful && options.grace_period_seconds.is_none() {
+            return new;
+        }
+        if seconds >= left {
+            return new;
+        }
+    } else {
+        let generation = number(old, &["metadata", "generation"]).filter(|g| *g > 0 && row.generation);
+        if let Some(generation) = generation {
+            meta.insert("generation".into(), (generation + 1).into());
+        }
+    }
+    seconds = seconds.max(0);
+    let at = now.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(now);
+    meta.insert("deletionTimestamp".into(), timestamp(at).into());
+    meta.insert("deletionGracePeriodSeconds".into(), seconds.into());
+    if row.delete == DeleteRule::Namespace {
+        object(&mut new, &["status"]).insert("phase".into(), json!("Terminating"));
+    }
+    new
+}

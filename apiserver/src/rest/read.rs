@@ -1,0 +1,408 @@
+//! get, list and watch, from the caches.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+use wharf_core::api::ApiError;
+use wharf_core::cache::{Page, Watcher};
+use wharf_core::object::{Object, splice_revision};
+use wharf_core::store::{Key, ListOptions, Revision, Scope, StoreError};
+
+use super::select::Selection;
+use super::{Registry, status};
+use crate::resources::Resource;
+
+/// How often a watch that asks for bookmarks gets one; Kubernetes' own.
+pub const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// Records that are read from the store at once while a filtered page is being filled.
+const STORE_PAGE: usize = 500;
+
+/// Which state to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReadAt {
+    /// The newest.
+    #[default]
+    Newest,
+    /// Whatever is at hand.
+    Any,
+    /// At least this revision.
+    NotOlderThan(Revision),
+    /// Exactly this revision.
+    Exact(Revision),
+}
+
+impl ReadAt {
+    /// Reads `resourceVersion` and `resourceVersionMatch`.
+    ///
+    /// # Errors
+    /// 400 for a revision that is no number, or an unknown match.
+    pub fn parse(revision: &str, matching: &str) -> Result<Self, ApiError> {
+        let number = match revision {
+            "" => return if matching.is_empty() { Ok(Self::Newest) } else { Err(status::bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided")) },
+            text => text.parse::<u64>().map_err(|_| status::bad_request(format!("Invalid value: \"{text}\": must be a non-negative integer")))?,
+        };
+        match (number, matching) {
+            (0, "Exact") => Err(status::bad_request("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"")),
+            (0, _) => Ok(Self::Any),
+            (n, "Exact") => Ok(Self::Exact(Revision(n))),
+            (n, "" | "NotOlderThan") => Ok(Self::NotOlderThan(Revision(n))),
+            (_, other) => Err(status::bad_request(format!("resourceVersionMatch: Unsupported value: \"{other}\""))),
+        }
+    }
+}
+
+/// What to list.
+#[derive(Debug, Clone)]
+pub struct ListRequest {
+    /// Which objects.
+    pub selection: Selection,
+    /// Which state.
+    pub at: ReadAt,
+    /// Most objects to return.
+    pub limit: Option<usize>,
+    /// Where the page before ended.
+    pub continue_token: String,
+}
+
+/// A list.
+#[derive(Debug, Clone)]
+pub struct ListAnswer {
+    /// In key order.
+    pub items: Vec<Arc<Object>>,
+    /// The list shows this revision.
+    pub revision: Revision,
+    /// Where to go on; empty at the end.
+    pub continue_token: String,
+    /// How many are left, where that is known.
+    pub remaining: Option<usize>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Token {
+    v: String,
+    rv: u64,
+    namespace: String,
+    name: String,
+}
+
+const TOKEN_VERSION: &str = "meta.k8s.io/v1";
+
+fn token(revision: Revision, last: &Key) -> String {
+    let token = Token { v: TOKEN_VERSION.into(), rv: revision.0, namespace: last.namespace.to_string(), name: last.name.to_string() };
+    URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
+}
+
+fn parse_token(text: &str) -> Result<Token, ApiError> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| status::bad_request("continue key is not valid: illegal base64 data"))?;
+    let token: Token = serde_json::from_slice(&bytes).map_err(|_| status::bad_request("continue key is not valid"))?;
+    if token.v != TOKEN_VERSION {
+        return Err(status::bad_request("continue key is not valid: server does not recognize this encoded version"));
+    }
+    Ok(token)
+}
+
+/// What to watch.
+#[derive(Debug, Clone)]
+pub struct WatchRequest {
+    /// Which objects.
+    pub selection: Selection,
+    /// Start after this revision; `None` to start with everything there is.
+    pub after: Option<Revision>,
+    /// Start with everything there is, then a bookmark that says so.
+    pub initial_events: Option<bool>,
+    /// Send bookmarks now and then.
+    pub bookmarks: bool,
+    /// End after this time.
+    pub timeout: Option<Duration>,
+}
+
+/// What a watch yields.
+#[derive(Debug, Clone)]
+pub enum WatchEvent {
+    /// New to the selection.
+    Added(Arc<Object>),
+    /// Changed.
+    Modified(Arc<Object>),
+    /// Gone, or no longer selected.
+    Deleted(Arc<Object>),
+    /// Everything up to this revision has been sent; with `initial`, the state at the start has.
+    Bookmark {
+        /// Up to where.
+        revision: Revision,
+        /// Whether this ends the initial events.
+        initial: bool,
+    },
+}
+
+/// A watch; ends after an error, its timeout, or the end of the server.
+pub type Watch = BoxStream<'static, Result<WatchEvent, ApiError>>;
+
+/// The same object at another revision: only the spliced number changes.
+fn at_revision(object: &Object, revision: Revision) -> Object {
+    const BEFORE: &[u8] = b"\"metadata\":{\"resourceVersion\":\"";
+    let bytes = object.bytes();
+    let found = bytes.windows(BEFORE.len()).position(|w| w == BEFORE);
+    let served = found.and_then(|at| {
+        let number = at + BEFORE.len();
+        let end = number + bytes[number..].iter().position(|b| *b == b'"')?;
+        let rest = if bytes.get(end + 1) == Some(&b',') { end + 2 } else { end + 1 };
+        let stored = [&bytes[..at + b"\"metadata\":{".len()], &bytes[rest..]].concat();
+        Some(splice_revision(&stored.into(), revision))
+    });
+    Object::from_served(object.key().clone(), revision, served.unwrap_or_else(|| bytes.clone()))
+}
+
+impl Registry {
+    /// One object.
+    ///
+    /// # Errors
+    /// 404, and what reading the cache fails with.
+    pub async fn get(&self, row: &Resource, namespace: &str, name: &str, at: ReadAt) -> Result<Arc<Object>, ApiError> {
+        let cache = self.caches.of(&row.storage).await.map_err(status::of_cache)?;
+        match at {
+            ReadAt::Newest | ReadAt::Exact(_) => cache.consistent().await.map_err(status::of_cache)?,
+            ReadAt::Any => {}
+            ReadAt::NotOlderThan(revision) => cache.reach(revision).await.map_err(status::of_cache)?,
+        }
+        cache.get(namespace, name).ok_or_else(|| status::not_found(&row.group, &row.plural, name))
+    }
+
+    async fn page(&self, row: &Resource, namespace: Option<&str>, at: ReadAt) -> Result<Page, ApiError> {
+        let cache = self.caches.of(&row.storage).await.map_err(status::of_cache)?;
+        match at {
+            ReadAt::Newest => cache.consistent().await.map_err(status::of_cache)?,
+            ReadAt::Any => {}
+            ReadAt::NotOlderThan(revision) | ReadAt::Exact(revision) => cache.reach(revision).await.map_err(status::of_cache)?,
+        }
+        Ok(cache.list(namespace))
+    }
+
+    /// The objects that match.
+    ///
+    /// # Errors
+    /// 410 when a page is asked for of a state that is forgotten; 400 for a bad token.
+    pub async fn list(&self, row: &Resource, request: &ListRequest) -> Result<ListAnswer, ApiError> {
+        let selection = &request.selection;
+        if !request.continue_token.is_empty() {
+            let token = parse_token(&request.continue_token)?;
+            let after = Key::new(row.storage.clone(), token.namespace, token.name);
+            return self.list_past(row, selection, Revision(token.rv), Some(after), request.limit).await;
+        }
+        let page = self.page(row, selection.namespace.as_deref(), request.at).await?;
+        if let ReadAt::Exact(revision) = request.at
+            && page.revision != revision
+        {
+            return self.list_past(row, selection, revision, None, request.limit).await;
+        }
+        let revision = page.revision;
+        let limit = request.limit.unwrap_or(usize::MAX);
+        let total = page.items.len();
+        let mut seen = 0;
+        let mut items = Vec::new();
+        let mut more = false;
+        for object in page.items {
+            seen += 1;
+            if selection.matches(row, &object) {
+                if items.len() == limit {
+                    more = true;
+                    seen -= 1;
+                    break;
+                }
+                items.push(object);
+            }
+        }
+        let continue_token = if more { items.last().map(|o| token(revision, o.key())).unwrap_or_default() } else { String::new() };
+        let remaining = (more && selection.is_everything()).then(|| total - seen);
+        Ok(ListAnswer { items, revision, continue_token, remaining })
+    }
+
+    /// A page of a state of the past, from the store.
+    async fn list_past(
+        &self,
+        row: &Resource,
+        selection: &Selection,
+        revision: Revision,
+        mut after: Option<Key>,
+        limit: Option<usize>,
+    ) -> Result<ListAnswer, ApiError> {
+        let scope = match &selection.namespace {
+            Some(namespace) => Scope::Namespace(row.storage.clone(), namespace.clone()),
+            None => Scope::Resource(row.storage.clone()),
+        };
+        let limit = limit.unwrap_or(usize::MAX);
+        let mut items: Vec<Arc<Object>> = Vec::new();
+        loop {
+            let options = ListOptions { limit: Some(STORE_PAGE), after: after.clone(), at: Some(revision) };
+            let listing = self.caches.store().list(&scope, &options).await.map_err(|error| match error {
+                StoreError::Expired { .. } | StoreError::Unsupported { .. } => status::expired(
+                    "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.",
+                ),
+                other => status::of_store(other),
+            })?;
+            for record in &listing.records {
+                let object = Arc::new(Object::from_record(record));
+                if selection.matches(row, &object) {
+                    if items.len() == limit {
+                        let continue_token = items.last().map(|o| token(revision, o.key())).unwrap_or_default();
+                        return Ok(ListAnswer { items, revision, continue_token, remaining: None });
+                    }
+                    items.push(object);
+                }
+            }
+            after = listing.records.last().map(|r| r.key.clone());
+            if !listing.more || after.is_none() {
+                return Ok(ListAnswer { items, revision, continue_token: String::new(), remaining: None });
+            }
+        }
+    }
+
+    /// What happens to the objects that match.
+    ///
+    /// # Errors
+    /// 410 when the revision is too old.
+    pub async fn watch(&self, row: &Arc<Resource>, request: WatchRequest) -> Result<Watch, ApiError> {
+        let cache = self.caches.of(&row.storage).await.map_err(status::of_cache)?;
+        let mut queue = VecDeque::new();
+        let from_start = request.initial_events.unwrap_or(request.after.is_none());
+        let watcher = if from_start {
+            match request.after {
+                None => cache.consistent().await.map_err(status::of_cache)?,
+                Some(revision) => cache.reach(revision).await.map_err(status::of_cache)?,
+            }
+            let (page, watcher) = cache.list_and_watch(request.selection.namespace.as_deref()).map_err(status::of_cache)?;
+            queue.extend(page.items.into_iter().filter(|o| request.selection.matches(row, o)).map(WatchEvent::Added));
+            if request.initial_events == Some(true) && request.bookmarks {
+                queue.push_back(WatchEvent::Bookmark { revision: page.revision, initial: true });
+            }
+            watcher
+        } else {
+            let after = match request.after {
+                Some(revision) => revision,
+                None => {
+                    cache.consistent().await.map_err(status::of_cache)?;
+                    self.caches.applied()
+                }
+            };
+            cache.watch(after).map_err(status::of_cache)?
+        };
+        let clock = self.clock.clone();
+        let state = WatchState {
+            queue,
+            watcher,
+            row: row.clone(),
+            selection: request.selection,
+            deadline: request.timeout.map(|t| clock.sleep(t)),
+            bookmark: request.bookmarks.then(|| clock.sleep(BOOKMARK_EVERY)),
+            clock,
+            done: false,
+        };
+        Ok(Box::pin(futures::stream::unfold(state, |mut state| async move { state.next().await.map(|item| (item, state)) })))
+    }
+}
+
+struct WatchState {
+    queue: VecDeque<WatchEvent>,
+    watcher: Watcher,
+    row: Arc<Resource>,
+    selection: Selection,
+    deadline: Option<BoxFuture<'static, ()>>,
+    bookmark: Option<BoxFuture<'static, ()>>,
+    clock: Arc<dyn wharf_core::clock::Clock>,
+    done: bool,
+}
+
+async fn or_never(timer: &mut Option<BoxFuture<'static, ()>>) {
+    match timer {
+        Some(timer) => timer.await,
+        None => std::future::pending().await,
+    }
+}
+
+impl WatchState {
+    async fn next(&mut self) -> Option<Result<WatchEvent, ApiError>> {
+        if self.done {
+            return None;
+        }
+        loop {
+            if let Some(event) = self.queue.pop_front() {
+                return Some(Ok(event));
+            }
+            tokio::select! {
+                biased;
+                events = self.watcher.next() => match events {
+                    Ok(events) => {
+                        for event in events {
+                            self.translate(&event);
+                        }
+                    }
+                    Err(wharf_core::cache::CacheError::Closed) => return None,
+                    Err(error) => {
+                        self.done = true;
+                        return Some(Err(status::of_cache(error)));
+                    }
+                },
+                () = or_never(&mut self.deadline) => return None,
+                () = or_never(&mut self.bookmark) => {
+                    self.bookmark = Some(self.clock.sleep(BOOKMARK_EVERY));
+                    if let Some(revision) = self.watcher.caught_up() {
+                        return Some(Ok(WatchEvent::Bookmark { revision, initial: false }));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A change as the selection sees it.
+    fn translate(&mut self, event: &wharf_core::cache::CacheEvent) {
+        let was = event.previous.as_ref().filter(|o| self.selection.matches(&self.row, o));
+        let is = (!event.deleted && self.selection.matches(&self.row, &event.object)).then_some(&event.object);
+        let event = match (was, is) {
+            (None, Some(object)) => WatchEvent::Added(object.clone()),
+            (Some(_), Some(object)) => WatchEvent::Modified(object.clone()),
+            (Some(_), None) if event.deleted => WatchEvent::Deleted(event.object.clone()),
+            (Some(old), None) => WatchEvent::Deleted(Arc::new(at_revision(old, event.revision))),
+            (None, None) => return,
+        };
+        self.queue.push_back(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_core::store::ResourceId;
+
+    #[test]
+    fn another_revision_changes_only_the_number() {
+        let key = Key::new(ResourceId::new("", "pods"), "a", "b");
+        for (json, want) in [
+            (r#"{"metadata":{"resourceVersion":"5","name":"b"},"x":1}"#, r#"{"metadata":{"resourceVersion":"17","name":"b"},"x":1}"#),
+            (r#"{"metadata":{"resourceVersion":"5"}}"#, r#"{"metadata":{"resourceVersion":"17"}}"#),
+        ] {
+            let object = Object::from_served(key.clone(), Revision(5), json.into());
+            assert_eq!(at_revision(&object, Revision(17)).bytes(), want);
+        }
+    }
+
+    #[test]
+    fn tokens_round_trip_and_refuse_nonsense() {
+        let key = Key::new(ResourceId::new("", "pods"), "a", "b");
+        let back = parse_token(&token(Revision(7), &key)).unwrap();
+        assert_eq!((back.rv, back.namespace.as_str(), back.name.as_str()), (7, "a", "b"));
+        assert!(parse_token("???").is_err());
+    }
+
+    #[test]
+    fn reads_revisions() {
+        assert_eq!(ReadAt::parse("", "").unwrap(), ReadAt::Newest);
+        assert_eq!(ReadAt::parse("0", "").unwrap(), ReadAt::Any);
+        assert_eq!(ReadAt::parse("5", "Exact").unwrap(), ReadAt::Exact(Revision(5)));
+        assert!(ReadAt::parse("x", "").is_err());
+    }
+}

@@ -1,0 +1,60 @@
+//! Which objects a list, a watch or a deletecollection is about.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use wharf_core::api::ApiError;
+use wharf_core::object::Object;
+use wharf_core::selector::{FieldSelector, Selector};
+use wharf_core::store::{Key, Revision};
+
+use super::status;
+use crate::resources::Resource;
+
+/// A namespace, labels and fields.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// Only this namespace.
+    pub namespace: Option<Arc<str>>,
+    labels: Selector,
+    fields: FieldSelector,
+}
+
+impl Selection {
+    /// Reads the selectors in Kubernetes' string form.
+    ///
+    /// # Errors
+    /// 400 for what is malformed, and for a field that cannot be selected by.
+    pub fn parse(row: &Resource, namespace: Option<Arc<str>>, labels: &str, fields: &str) -> Result<Self, ApiError> {
+        let namespace = namespace.filter(|n| row.namespaced && !n.is_empty());
+        let label_selector = labels.parse().map_err(|e| status::bad_request(format!("unable to parse requirement: {e}")))?;
+        let field_selector: FieldSelector = fields.parse().map_err(|e| status::bad_request(format!("invalid field selector: {e}")))?;
+        let key = Key::new(row.storage.clone(), "", "");
+        let nothing = Object::from_served(key, Revision(0), Bytes::from_static(b"{}"));
+        for requirement in field_selector.requirements() {
+            if row.field(&nothing, &requirement.field).is_none() {
+                let resource = format!("{}/{}, Resource={}", row.group, row.version, row.plural);
+                return Err(status::bad_request(format!(
+                    "Unable to find \"{resource}\" that match label selector \"{labels}\", field selector \"{fields}\": field label not supported: {}",
+                    requirement.field
+                )));
+            }
+        }
+        Ok(Self { namespace, labels: label_selector, fields: field_selector })
+    }
+
+    /// Whether everything in the namespace matches.
+    pub fn is_everything(&self) -> bool {
+        self.labels.is_everything() && self.fields.is_everything()
+    }
+
+    /// Whether an object matches.
+    pub fn matches(&self, row: &Resource, object: &Object) -> bool {
+        if self.namespace.as_ref().is_some_and(|n| *n != object.key().namespace) {
+            return false;
+        }
+        // Metadata is decoded only when somebody asks for labels.
+        (self.labels.is_everything() || self.labels.matches_opt(object.meta().labels.as_ref()))
+            && (self.fields.is_everything() || self.fields.matches(|field| row.field(object, field)).unwrap_or(false))
+    }
+}

@@ -1,0 +1,246 @@
+//! scale, binding and eviction.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use serde_json::{Value, json};
+use wharf_core::api::{ApiError, PatchKind, Verb};
+use wharf_core::object::Object;
+use wharf_core::selector::Selector;
+use wharf_core::store::{ResourceId, Revision};
+
+use super::delete::parse_options;
+use super::read::ReadAt;
+use super::{Registry, WriteContext, Written, status, timestamp};
+use crate::patch;
+use crate::resources::Resource;
+use crate::resources::value::{as_map, at, items, number, object, text};
+
+/// How a Scale is written.
+#[derive(Debug)]
+pub(super) enum ScaleChange<'a> {
+    /// As a whole.
+    Replace(Value),
+    /// By a patch.
+    Patch(PatchKind, &'a Bytes),
+}
+
+/// The Scale of an object.
+pub(super) fn scale_of(row: &Resource, value: &Value) -> Value {
+    let selector = match at(value, &["spec", "selector"]) {
+        // A replication controller's selector is a plain map.
+        Some(Value::Object(map)) if row.kind == "ReplicationController" => {
+            map.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect::<Vec<_>>().join(",")
+        }
+        Some(selector) => serde_json::from_value(selector.clone())
+            .ok()
+            .and_then(|s| Selector::from_object(&s).ok())
+            .map(|s| s.to_string())
+            .unwrap_or_default(),
+        None => String::new(),
+    };
+    let mut meta = serde_json::Map::new();
+    for name in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(found) = at(value, &["metadata", name]) {
+            meta.insert(name.into(), found.clone());
+        }
+    }
+    json!({
+        "apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": meta,
+        "spec": {"replicas": number(value, &["spec", "replicas"]).unwrap_or(0)},
+        "status": {"replicas": number(value, &["status", "replicas"]).unwrap_or(0), "selector": selector},
+    })
+}
+
+/// A Scale as an object to serve.
+pub(super) fn scale_object(row: &Resource, object: &Object) -> Result<Object, ApiError> {
+    let value = super::parse_stored(object.bytes())?;
+    Ok(Object::from_served(object.key().clone(), object.revision(), scale_of(row, &value).to_string().into()))
+}
+
+impl Registry {
+    pub(crate) async fn get_scale(&self, row: &Resource, namespace: &str, name: &str) -> Result<Arc<Object>, ApiError> {
+        let object = self.get(row, namespace, name, ReadAt::Newest).await?;
+        Ok(Arc::new(scale_object(row, &object)?))
+    }
+
+    pub(super) async fn write_scale(
+        &self,
+        ctx: &WriteContext,
+        row: &Arc<Resource>,
+        namespace: &str,
+        name: &str,
+        change: ScaleChange<'_>,
+    ) -> Result<Written, ApiError> {
+        let parsed = match &change {
+            ScaleChange::Patch(kind, body) => Some(patch::Patch::parse(*kind, body)?),
+            ScaleChange::Replace(_) => None,
+        };
+        let now = self.now();
+        let apply = |old: &Value| -> Result<Value, ApiError> {
+            let scale = scale_of(row, old);
+            let new = match (&change, &parsed) {
+                (ScaleChange::Replace(body), _) => body.clone(),
+                (_, Some(parsed)) => parsed.apply(row, &scale, &ctx.field_manager, "scale", &now)?,
+                (_, None) => scale.clone(),
+            };
+            let replicas = number(&new, &["spec", "replicas"]).unwrap_or(0);
+            if replicas < 0 {
+                let message = format!("Invalid value: {replicas}: must be greater than or equal to 0");
+                return Err(status::invalid("autoscaling", "Scale", name, vec![status::cause("FieldValueInvalid", message, "spec.replicas")]));
+            }
+            let mut object_value = old.clone();
+            object(&mut object_value, &["spec"]).insert("replicas".into(), replicas.into());
+            let revision = text(&new, &["metadata", "resourceVersion"]);
+            if !revision.is_empty() {
+                object(&mut object_value, &["metadata"]).insert("resourceVersion".into(), revision.into());
+            }
+            Ok(object_value)
+        };
+        let written = self.change(ctx, row, "", namespace, name, &apply).await?;
+        Ok(Written { object: Arc::new(scale_object(row, &written.object)?), ..written })
+    }
+
+    /// Binds a pod to a node.
+    ///
+    /// # Errors
+    /// 409 for a pod that has a node, or is going.
+    pub(super) async fn bind(
+        &self,
+        ctx: &WriteContext,
+        row: &Arc<Resource>,
+        namespace: &str,
+        name: &str,
+        body: &Value,
+    ) -> Result<Written, ApiError> {
+        let target = text(body, &["target", "name"]);
+        if target.is_empty() {
+            return Err(status::invalid("", "Binding", name, vec![status::cause("FieldValueRequired", "Required value", "target.name")]));
+        }
+        let now = timestamp(self.clock.now());
+        let bind = |old: &Value| -> Result<Value, ApiError> {
+            let refuse = |why: String| Err(status::conflict("", "pods/binding", name, &why));
+            let (asked, uid) = (text(body, &["metadata", "uid"]), text(old, &["metadata", "uid"]));
+            if !asked.is_empty() && asked != uid {
+                return refuse(format!("Precondition failed: UID in precondition: {asked}, UID in object meta: {uid}"));
+            }
+            if at(old, &["metadata", "deletionTimestamp"]).is_some() {
+                return refuse(format!("pod {name} is being deleted, cannot be assigned to a host"));
+            }
+            let node = text(old, &["spec", "nodeName"]);
+            if !node.is_empty() {
+                return refuse(format!("pod {name} is already assigned to node \"{node}\""));
+            }
+            if !items(old, &["spec", "schedulingGates"]).is_empty() {
+                return refuse(format!("pod {name} has non-empty .spec.schedulingGates"));
+            }
+            let mut pod = old.clone();
+            object(&mut pod, &["spec"]).insert("nodeName".into(), target.into());
+            if let Some(Value::Object(annotations)) = at(body, &["metadata", "annotations"]) {
+                object(&mut pod, &["metadata", "annotations"]).extend(annotations.clone());
+            }
+            let mut conditions = items(&pod, &["status", "conditions"]).to_vec();
+            conditions.retain(|c| text(c, &["type"]) != "PodScheduled");
+            conditions.push(json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": now}));
+            object(&mut pod, &["status"]).insert("conditions".into(), conditions.into());
+            Ok(pod)
+        };
+        let mut written = self.change(ctx, row, "binding", namespace, name, &bind).await?;
+        written.created = true;
+        Ok(written)
+    }
+
+    /// Deletes a pod if its disruption budget allows.
+    ///
+    /// # Errors
+    /// 429 when the budget is used up.
+    pub(super) async fn evict(
+        &self,
+        ctx: &WriteContext,
+        row: &Arc<Resource>,
+        namespace: &str,
+        name: &str,
+        body: &Value,
+    ) -> Result<Written, ApiError> {
+        let options = at(body, &["deleteOptions"]).map(parse_options).transpose()?.unwrap_or_default();
+        let pod = self.get(row, namespace, name, ReadAt::Newest).await?;
+        if let Some(budgets) = self.table.get("policy", "v1", "poddisruptionbudgets").cloned() {
+            let cache = self.caches.of(&ResourceId::new("policy", "poddisruptionbudgets")).await.map_err(status::of_cache)?;
+            cache.consistent().await.map_err(status::of_cache)?;
+            let selects = |object: &Object| {
+                let budget = object.decode::<PodDisruptionBudget>().ok()?;
+                let selector = Selector::from_optional(budget.spec.as_ref()?.selector.as_ref()).ok()?;
+                Some(selector.matches_opt(pod.meta().labels.as_ref()))
+            };
+            let matching: Vec<Arc<Object>> = cache.list(Some(namespace)).items.into_iter().filter(|o| selects(o) == Some(true)).collect();
+            let settled = pod.meta().deletion_timestamp.is_some() || {
+                let value = super::parse_stored(pod.bytes())?;
+                matches!(text(&value, &["status", "phase"]), "Pending" | "Succeeded" | "Failed")
+            };
+            match matching.as_slice() {
+                [] => {}
+                _ if settled => {}
+                [budget] => {
+                    let now = timestamp(self.clock.now());
+                    let take = |old: &Value| disrupt(old, name, &now);
+                    self.change(ctx, &budgets, "status", namespace, &budget.key().name, &take).await?;
+                }
+                _ => return Err(status::internal("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.")),
+            }
+        }
+        self.delete(ctx, row, namespace, name, &options).await
+    }
+}
+
+/// Takes one disruption from a budget.
+fn disrupt(old: &Value, pod: &str, now: &str) -> Result<Value, ApiError> {
+    let allowed = number(old, &["status", "disruptionsAllowed"]).unwrap_or(0);
+    let observed = number(old, &["status", "observedGeneration"]).unwrap_or(0);
+    if allowed <= 0 || observed < number(old, &["metadata", "generation"]).unwrap_or(0) {
+        return Err(ApiError::status(429, "TooManyRequests", "Cannot evict pod as it would violate the pod's disruption budget."));
+    }
+    let mut new = old.clone();
+    let status = object(&mut new, &["status"]);
+    status.insert("disruptionsAllowed".into(), (allowed - 1).into());
+    let disrupted = status.entry("disruptedPods").or_insert_with(|| json!({}));
+    as_map(disrupted).insert(pod.into(), now.into());
+    Ok(new)
+}
+
+
+impl Registry {
+    /// Carries out a write on an object or a subresource of it. `parsed` is the body of a create or an update.
+    #[allow(clippy::too_many_arguments, reason = "the pieces of one write")]
+    pub(crate) async fn carry_out(
+        &self,
+        ctx: &WriteContext,
+        row: &Arc<Resource>,
+        sub: &str,
+        namespace: &str,
+        name: &str,
+        verb: Verb,
+        parsed: Option<Value>,
+    ) -> Result<Arc<Object>, ApiError> {
+        let body = parsed.unwrap_or_default();
+        let written = match (verb, sub) {
+            (Verb::Create(_), "") if !row.is_review() => self.create(ctx, row, namespace, body).await?,
+            (Verb::Create(_), "binding") => self.bind(ctx, row, namespace, name, &body).await?,
+            (Verb::Create(_), "eviction") => self.evict(ctx, row, namespace, name, &body).await?,
+            (Verb::Create(_), "" | "token") => {
+                let value = self.review(&ctx.user, row, sub, namespace, name, body).await?;
+                let key = Self::key(row, namespace, name);
+                return Ok(Arc::new(Object::from_served(key, Revision(0), value.to_string().into())));
+            }
+            (Verb::Update(_), "scale") => self.write_scale(ctx, row, namespace, name, ScaleChange::Replace(body)).await?,
+            (Verb::Update(_), "" | "status" | "finalize" | "approval") => self.update(ctx, row, sub, namespace, name, body).await?,
+            (Verb::Patch { kind, body }, "scale") => {
+                self.write_scale(ctx, row, namespace, name, ScaleChange::Patch(kind, &body)).await?
+            }
+            (Verb::Patch { kind, body }, "" | "status" | "approval") => self.patch(ctx, row, sub, namespace, name, kind, &body).await?,
+            (Verb::Delete(options), "") => self.delete(ctx, row, namespace, name, &options).await?,
+            _ => return Err(status::method_not_supported()),
+        };
+        Ok(written.object)
+    }
+}

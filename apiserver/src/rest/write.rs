@@ -1,0 +1,492 @@
+//! create, update and patch.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use wharf_core::api::{ApiError, PatchKind};
+use wharf_core::object::{Object, encode_stored};
+use wharf_core::store::{Expect, Key, Op, Record, ResourceId, Revision, StoreError, Transaction};
+
+use super::admission::{AdmissionRequest, Operation};
+use super::{FieldValidation, MAX_RETRIES, Registry, WriteContext, Written, names, parse_stored, status};
+use crate::patch;
+use crate::resources::value::{as_map, at, copy_member, items, object, text};
+use crate::resources::{DeleteRule, Resource, StatusRule};
+use crate::validation;
+
+/// How often another name is made when a generated one is taken.
+const NAME_TRIES: usize = 8;
+
+/// A change of an object: from what is there to what shall be there.
+pub(super) type Change<'a> = &'a (dyn Fn(&Value) -> Result<Value, ApiError> + Send + Sync);
+
+/// The metadata that the server alone writes.
+const SYSTEM_METADATA: &[&str] = &["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink"];
+
+impl Registry {
+    fn request(&self, ctx: &WriteContext, row: &Resource, operation: Operation, sub: &str, namespace: &str, name: &str) -> AdmissionRequest {
+        AdmissionRequest {
+            user: ctx.user.clone(),
+            operation,
+            group: row.group.to_string(),
+            version: row.version.to_string(),
+            resource: row.plural.to_string(),
+            kind: row.kind.to_string(),
+            subresource: sub.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            old: None,
+            dry_run: ctx.dry_run,
+        }
+    }
+
+    pub(super) fn admission_request(
+        &self,
+        ctx: &WriteContext,
+        row: &Resource,
+        operation: Operation,
+        sub: &str,
+        key: &Key,
+        old: Option<Arc<Value>>,
+    ) -> AdmissionRequest {
+        AdmissionRequest { old, ..self.request(ctx, row, operation, sub, &key.namespace, &key.name) }
+    }
+
+    /// Reads a body as the resource's type.
+    fn decode(&self, ctx: &WriteContext, row: &Resource, mut value: Value, warnings: &mut Vec<String>) -> Result<Value, ApiError> {
+        if !value.is_object() {
+            return Err(status::bad_request("the object provided is unrecognized: a JSON object is expected"));
+        }
+        check_kind(row, &mut value)?;
+        let mut unknown = Vec::new();
+        let value = (row.normalize)(value, &mut |path| unknown.push(path)).map_err(|e| {
+            status::bad_request(format!("{} in version \"{}\" cannot be handled as a {}: {e}", row.kind, row.version, row.kind))
+        })?;
+        let texts: Vec<String> = unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
+        match ctx.validation {
+            _ if texts.is_empty() => {}
+            FieldValidation::Ignore => {}
+            FieldValidation::Warn => warnings.extend(texts),
+            FieldValidation::Strict => return Err(status::bad_request(format!("strict decoding error: {}", texts.join(", ")))),
+        }
+        Ok(value)
+    }
+
+    fn validate(&self, row: &Resource, value: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+        let mut causes = Vec::new();
+        validation::metadata(row, value, old, &mut causes);
+        (row.validate)(value, old, &mut causes);
+        if causes.is_empty() { Ok(()) } else { Err(status::invalid(&row.group, &row.kind, text(value, &["metadata", "name"]), causes)) }
+    }
+
+    /// Creates an object.
+    ///
+    /// # Errors
+    /// 400 for what does not decode, 403 and 404 for its namespace, 409 if it exists, 422 for what is invalid.
+    pub async fn create(&self, ctx: &WriteContext, row: &Arc<Resource>, namespace: &str, body: Value) -> Result<Written, ApiError> {
+        let mut warnings = Vec::new();
+        let mut value = self.decode(ctx, row, body, &mut warnings)?;
+        put_namespace(row, &mut value, namespace)?;
+        if !text(&value, &["metadata", "resourceVersion"]).is_empty() {
+            return Err(status::bad_request("resourceVersion should not be set on objects to be created"));
+        }
+        let base = text(&value, &["metadata", "generateName"]).to_owned();
+        let generated = text(&value, &["metadata", "name"]).is_empty() && !base.is_empty();
+        let now = self.now();
+        {
+            let meta = object(&mut value, &["metadata"]);
+            for name in SYSTEM_METADATA.iter().chain(&["resourceVersion"]) {
+                meta.remove(*name);
+            }
+            meta.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
+            meta.insert("creationTimestamp".into(), now.into());
+            if row.generation {
+                meta.insert("generation".into(), 1.into());
+            }
+            if generated {
+                meta.insert("name".into(), names::generate(&base).into());
+            }
+        }
+        if row.status == StatusRule::Split {
+            as_map(&mut value).remove("status");
+        }
+        (row.defaults)(&mut value);
+        let mut request = self.request(ctx, row, Operation::Create, "", namespace, text(&value, &["metadata", "name"]));
+        let check = self.check_namespace(row, namespace, &request.name).await?;
+        warnings.extend(self.admission.admit(&request, &mut value).await?);
+        (row.defaults)(&mut value);
+        self.validate(row, &value, None)?;
+        warnings.extend(self.admission.validate(&request, &value).await?);
+        let lease = self.services.allocate(row, &mut value, None, ctx.dry_run)?;
+        let mut check = check;
+        for attempt in 0.. {
+            let key = Self::key(row, namespace, text(&value, &["metadata", "name"]));
+            let stored = encode_stored(&value).map_err(status::internal)?;
+            if ctx.dry_run {
+                if self.store().get(&key).await.map_err(status::of_store)?.is_some() {
+                    return Err(status::already_exists(&row.group, &row.plural, &key.name));
+                }
+                let object = Arc::new(Object::from_served(key, Revision(0), stored));
+                return Ok(Written { object, warnings, created: true, gone: false });
+            }
+            let mut ops = vec![Op::Put { key: key.clone(), value: stored.clone(), expect: Expect::Absent }];
+            ops.extend(check.clone());
+            match self.store().commit(Transaction { ops }).await {
+                Ok(revision) => {
+                    lease.keep();
+                    let record = Record { key, value: stored, created: revision, modified: revision };
+                    return Ok(Written { object: Arc::new(Object::from_record(&record)), warnings, created: true, gone: false });
+                }
+                Err(StoreError::Conflict { key: at, .. }) if at != key && attempt < MAX_RETRIES => {
+                    // The namespace has changed meanwhile; it may be terminating now.
+                    check = self.check_namespace(row, namespace, &request.name).await?;
+                }
+                Err(StoreError::Conflict { .. }) if generated && attempt < NAME_TRIES => {
+                    let name = names::generate(&base);
+                    request.name.clone_from(&name);
+                    object(&mut value, &["metadata"]).insert("name".into(), name.into());
+                }
+                Err(StoreError::Conflict { .. }) => return Err(status::already_exists(&row.group, &row.plural, &key.name)),
+                Err(error) => return Err(status::of_store(error)),
+            }
+        }
+        Err(status::internal("no free name was found"))
+    }
+
+    /// The namespace must exist and stay: answers the check to commit together with the create.
+    async fn check_namespace(&self, row: &Resource, namespace: &str, name: &str) -> Result<Option<Op>, ApiError> {
+        if !row.namespaced {
+            return Ok(None);
+        }
+        let key = Key::new(ResourceId::new("", "namespaces"), "", namespace);
+        let Some(record) = self.store().get(&key).await.map_err(status::of_store)? else {
+            return Err(status::not_found("", "namespaces", namespace));
+        };
+        let found = Object::from_record(&record);
+        if found.meta().deletion_timestamp.is_some() {
+            return Err(status::namespace_terminating(&row.group, &row.plural, name, namespace));
+        }
+        Ok(Some(Op::Check { key, expect: Expect::Revision(record.modified) }))
+    }
+
+    /// Replaces an object, or creates it where the body names no resourceVersion and the kind allows it.
+    ///
+    /// # Errors
+    /// 404, 409 for another resourceVersion, 422.
+    pub async fn update(
+        &self,
+        ctx: &WriteContext,
+        row: &Arc<Resource>,
+        sub: &str,
+        namespace: &str,
+        name: &str,
+        body: Value,
+    ) -> Result<Written, ApiError> {
+        let mut body = body;
+        put_namespace(row, &mut body, namespace)?;
+        let found = text(&body, &["metadata", "name"]);
+        if found.is_empty() {
+            object(&mut body, &["metadata"]).insert("name".into(), name.into());
+        } else if found != name {
+            return Err(status::bad_request(format!("the name of the object ({found}) does not match the name on the URL ({name})")));
+        }
+        let mut warnings = Vec::new();
+        // Decoded once; the change below only hands it over.
+        let value = self.decode(ctx, row, body, &mut warnings)?;
+        let mut written = self.change(ctx, row, sub, namespace, name, &|_| Ok(value.clone())).await?;
+        warnings.append(&mut written.warnings);
+        written.warnings = warnings;
+        Ok(written)
+    }
+
+    /// Patches an object; an apply creates it if it does not exist.
+    ///
+    /// # Errors
+    /// 404, 409, 415 for a patch that the kind does not take, 422 for a patch that does not apply.
+    #[allow(clippy::too_many_arguments, reason = "these are what an HTTP patch consists of")]
+    pub async fn patch(
+        &self,
+        ctx: &WriteContext,
+        row: &Arc<Resource>,
+        sub: &str,
+        namespace: &str,
+        name: &str,
+        kind: PatchKind,
+        body: &Bytes,
+    ) -> Result<Written, ApiError> {
+        let parsed = patch::Patch::parse(kind, body)?;
+        if let (PatchKind::Apply { .. }, patch::Patch::Apply { config, .. }) = (kind, &parsed) {
+            if ctx.field_manager.is_empty() {
+                let cause = status::cause("FieldValueRequired", "Required value: is required for apply patch", "fieldManager");
+                return Err(status::invalid("meta.k8s.io", "PatchOptions", "", vec![cause]));
+            }
+            let given = text(config, &["metadata", "name"]);
+            if !given.is_empty() && given != name {
+                return Err(status::bad_request(format!("the name of the object ({given}) does not match the name on the URL ({name})")));
+            }
+            // The applied fields alone are checked for unknown ones: what is stored has none.
+            self.decode(&WriteContext { validation: strict_or_ignore(ctx.validation), ..ctx.clone() }, row, config.clone(), &mut Vec::new())?;
+        }
+        for _ in 0..NAME_TRIES {
+            let now = self.now();
+            let change = |old: &Value| parsed.apply(row, old, &ctx.field_manager, sub, &now);
+            match self.change(ctx, row, sub, namespace, name, &change).await {
+                Err(error) if error.is_not_found() && sub.is_empty() && matches!(kind, PatchKind::Apply { .. }) => {
+                    let mut value = parsed.apply(row, &json!({}), &ctx.field_manager, sub, &now)?;
+                    object(&mut value, &["metadata"]).insert("name".into(), name.into());
+                    match self.create(ctx, row, namespace, value).await {
+                        // Somebody else was faster: now it is a change.
+                        Err(error) if error.is_already_exists() => {}
+                        other => return other,
+                    }
+                }
+                other => return other,
+            }
+        }
+        Err(status::conflict(&row.group, &row.plural, name, status::MODIFIED))
+    }
+
+    /// Changes an object; tried again when somebody else was faster, unless the change names a resourceVersion.
+    pub(super) async fn change(
+        &self,
+        ctx: &WriteContext,
+        row: &Arc<Resource>,
+        sub: &str,
+        namespace: &str,
+        name: &str,
+        change: Change<'_>,
+    ) -> Result<Written, ApiError> {
+        let key = Self::key(row, namespace, name);
+        for _ in 0..MAX_RETRIES {
+            let Some(record) = self.store().get(&key).await.map_err(status::of_store)? else {
+                return Err(status::not_found(&row.group, &row.plural, name));
+            };
+            let mut old = parse_stored(&record.value)?;
+            object(&mut old, &["metadata"]).insert("resourceVersion".into(), record.modified.to_string().into());
+            let new = change(&old)?;
+            if let Some(written) = self.replace(ctx, row, sub, &record, old, new).await? {
+                return Ok(written);
+            }
+        }
+        Err(status::conflict(&row.group, &row.plural, name, status::MODIFIED))
+    }
+
+    /// Puts `new` where `old` is. `None` when somebody else was faster.
+    async fn replace(
+        &self,
+        ctx: &WriteContext,
+        row: &Arc<Resource>,
+        sub: &str,
+        record: &Record,
+        old: Value,
+        new: Value,
+    ) -> Result<Option<Written>, ApiError> {
+        let key = &record.key;
+        let asked = text(&new, &["metadata", "resourceVersion"]);
+        if !asked.is_empty() && asked != record.modified.to_string() {
+            return Err(status::conflict(&row.group, &row.plural, &key.name, status::MODIFIED));
+        }
+        let (uid, old_uid) = (text(&new, &["metadata", "uid"]), text(&old, &["metadata", "uid"]));
+        if !uid.is_empty() && uid != old_uid {
+            let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {old_uid}");
+            return Err(status::conflict(&row.group, &row.plural, &key.name, &why));
+        }
+        if text(&new, &["metadata", "name"]) != &*key.name {
+            let cause = status::cause("FieldValueInvalid", format!("Invalid value: \"{}\": field is immutable", text(&new, &["metadata", "name"])), "metadata.name");
+            return Err(status::invalid(&row.group, &row.kind, &key.name, vec![cause]));
+        }
+        let mut warnings = Vec::new();
+        let mut new = self.decode(ctx, row, new, &mut warnings)?;
+        put_namespace(row, &mut new, &key.namespace)?;
+        keep_system_metadata(&mut new, &old);
+        keep_parts(row, sub, &mut new, &old);
+        (row.defaults)(&mut new);
+        let old = Arc::new(old);
+        let request = self.admission_request(ctx, row, Operation::Update, sub, key, Some(old.clone()));
+        warnings.extend(self.admission.admit(&request, &mut new).await?);
+        keep_parts(row, sub, &mut new, &old);
+        let lease = if sub.is_empty() { self.services.allocate(row, &mut new, Some(&old), ctx.dry_run)? } else { self.services.nothing() };
+        bump_generation(row, &mut new, &old);
+        self.validate(row, &new, Some(&old))?;
+        warnings.extend(self.admission.validate(&request, &new).await?);
+        object(&mut new, &["metadata"]).remove("resourceVersion");
+        let stored = encode_stored(&new).map_err(status::internal)?;
+        let unchanged = |object: Object, warnings| Ok(Some(Written { object: Arc::new(object), warnings, created: false, gone: false }));
+        if is_finished(row, &new) {
+            if ctx.dry_run {
+                return unchanged(Object::from_served(key.clone(), record.modified, stored), warnings);
+            }
+            return match self.store().commit(Transaction::delete(key.clone(), record.modified)).await {
+                Ok(revision) => {
+                    self.services.release(row, &new);
+                    let last = Record { key: key.clone(), value: stored, created: record.created, modified: revision };
+                    Ok(Some(Written { object: Arc::new(Object::from_record(&last)), warnings, created: false, gone: true }))
+                }
+                Err(StoreError::Conflict { .. }) => Ok(None),
+                Err(error) => Err(status::of_store(error)),
+            };
+        }
+        if same_but_for_times(&new, &old) {
+            return unchanged(Object::from_record(record), warnings);
+        }
+        if ctx.dry_run {
+            return unchanged(Object::from_served(key.clone(), record.modified, stored), warnings);
+        }
+        match self.store().commit(Transaction::update(key.clone(), stored.clone(), record.modified)).await {
+            Ok(revision) => {
+                lease.keep();
+                self.services.release_difference(row, &old, &new);
+                let record = Record { key: key.clone(), value: stored, created: record.created, modified: revision };
+                unchanged(Object::from_record(&record), warnings)
+            }
+            Err(StoreError::Conflict { .. }) => Ok(None),
+            Err(error) => Err(status::of_store(error)),
+        }
+    }
+}
+
+fn strict_or_ignore(validation: FieldValidation) -> FieldValidation {
+    if validation == FieldValidation::Strict { FieldValidation::Strict } else { FieldValidation::Ignore }
+}
+
+/// Fills in a missing apiVersion and kind, and refuses others.
+pub(super) fn check_kind(row: &Resource, value: &mut Value) -> Result<(), ApiError> {
+    let version = row.api_version();
+    let map = as_map(value);
+    let kind = map.get("kind").and_then(Value::as_str).unwrap_or_default();
+    if kind.is_empty() {
+        map.insert("kind".into(), row.kind.as_ref().into());
+    } else if kind != row.kind {
+        return Err(status::bad_request(format!(
+            "{kind} in version \"{}\" cannot be handled as a {}: converting ({kind}) to ({}): unknown conversion",
+            row.version, row.kind, row.kind
+        )));
+    }
+    let given = map.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+    if given.is_empty() {
+        map.insert("apiVersion".into(), version.into());
+    } else if given != version {
+        return Err(status::bad_request(format!("the API version in the data ({given}) does not match the expected API version ({version})")));
+    }
+    Ok(())
+}
+
+/// The namespace of an object is that of the URL.
+fn put_namespace(row: &Resource, value: &mut Value, namespace: &str) -> Result<(), ApiError> {
+    if !value.is_object() {
+        return Err(status::bad_request("the object provided is unrecognized: a JSON object is expected"));
+    }
+    let found = text(value, &["metadata", "namespace"]).to_owned();
+    let meta = object(value, &["metadata"]);
+    if !row.namespaced {
+        meta.remove("namespace");
+        return Ok(());
+    }
+    if found.is_empty() {
+        meta.insert("namespace".into(), namespace.into());
+    } else if found != namespace {
+        return Err(status::bad_request(format!(
+            "the namespace of the provided object does not match the namespace sent on the request ({found} != {namespace})"
+        )));
+    }
+    Ok(())
+}
+
+fn keep_system_metadata(new: &mut Value, old: &Value) {
+    let empty = json!({});
+    let from = old.get("metadata").unwrap_or(&empty).clone();
+    let to = as_map(new).entry("metadata").or_insert_with(|| json!({}));
+    for name in SYSTEM_METADATA {
+        copy_member(to, &from, name);
+    }
+    // Clients that send no managedFields keep what is there; an empty list takes them away.
+    if to.get("managedFields").is_none() {
+        copy_member(to, &from, "managedFields");
+    }
+}
+
+/// What a write to the main resource or to a subresource must not touch is put back.
+fn keep_parts(row: &Resource, sub: &str, new: &mut Value, old: &Value) {
+    match sub {
+        "" => {
+            if row.status == StatusRule::Split {
+                copy_member(new, old, "status");
+            }
+            if row.delete == DeleteRule::Namespace {
+                let spec = as_map(new).entry("spec").or_insert_with(|| json!({}));
+                copy_member(spec, old.get("spec").unwrap_or(&Value::Null), "finalizers");
+            }
+        }
+        "status" | "approval" => {
+            let status = new.get("status").cloned();
+            let mut meta = old.get("metadata").cloned().unwrap_or_default();
+            let managed = new.get("metadata").cloned().unwrap_or_default();
+            copy_member(&mut meta, &managed, "managedFields");
+            // The node agent reports through the status, annotations and labels included.
+            if matches!(&*row.plural, "pods" | "nodes") && row.group.is_empty() {
+                copy_member(&mut meta, &managed, "annotations");
+                copy_member(&mut meta, &managed, "labels");
+            }
+            *new = old.clone();
+            let map = as_map(new);
+            map.insert("metadata".into(), meta);
+            match status {
+                Some(status) => map.insert("status".into(), status),
+                None => map.remove("status"),
+            };
+        }
+        "finalize" => {
+            let finalizers = at(new, &["spec", "finalizers"]).cloned();
+            *new = old.clone();
+            let spec = object(new, &["spec"]);
+            match finalizers {
+                Some(finalizers) => spec.insert("finalizers".into(), finalizers),
+                None => spec.remove("finalizers"),
+            };
+        }
+        _ => {}
+    }
+}
+
+fn bump_generation(row: &Resource, new: &mut Value, old: &Value) {
+    if !row.generation {
+        return;
+    }
+    let differs = {
+        let names = |v: &Value| v.as_object().map(|m| m.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
+        let mut all = names(new);
+        all.extend(names(old));
+        let ignored = |name: &str| matches!(name, "metadata" | "apiVersion" | "kind") || (name == "status" && row.status == StatusRule::Split);
+        all.iter().any(|name| !ignored(name) && new.get(name) != old.get(name))
+    };
+    if differs {
+        let generation = at(old, &["metadata", "generation"]).and_then(Value::as_i64).unwrap_or(0) + 1;
+        object(new, &["metadata"]).insert("generation".into(), generation.into());
+    }
+}
+
+/// Whether nothing holds an object any more that is to go.
+pub(super) fn is_finished(row: &Resource, value: &Value) -> bool {
+    let meta = &["metadata", "deletionTimestamp"];
+    at(value, meta).is_some()
+        && items(value, &["metadata", "finalizers"]).is_empty()
+        && at(value, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or(0) == 0
+        && (row.delete != DeleteRule::Namespace || items(value, &["spec", "finalizers"]).is_empty())
+}
+
+/// Whether a write would change nothing but the times in managedFields.
+fn same_but_for_times(new: &Value, old: &Value) -> bool {
+    fn strip(value: &Value) -> Value {
+        let mut value = value.clone();
+        let meta = object(&mut value, &["metadata"]);
+        meta.remove("resourceVersion");
+        if let Some(Value::Array(entries)) = meta.get_mut("managedFields") {
+            entries.iter_mut().filter_map(Value::as_object_mut).for_each(|entry| {
+                entry.remove("time");
+            });
+        }
+        value
+    }
+    strip(new) == strip(old)
+}

@@ -1,0 +1,63 @@
+//! What may not be stored, in Kubernetes' words.
+
+mod metadata;
+mod objects;
+mod pod;
+mod workload;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause;
+use serde_json::Value;
+
+use crate::rest::status::cause;
+
+pub(crate) use metadata::metadata;
+pub(crate) use objects::{
+    config_map, endpoint_slice, persistent_volume, persistent_volume_claim, role_binding, secret, service, storage_class,
+};
+pub(crate) use pod::pod;
+pub(crate) use workload::{cron_job, deployment, job, replication_controller, stateful_set, workload};
+
+/// Collects what is wrong.
+type Causes = Vec<StatusCause>;
+
+/// A value as messages show it.
+fn shown(value: &Value) -> String {
+    value.to_string()
+}
+
+fn required(causes: &mut Causes, field: &str, why: &str) {
+    let message = if why.is_empty() { "Required value".to_owned() } else { format!("Required value: {why}") };
+    causes.push(cause("FieldValueRequired", message, field));
+}
+
+fn invalid(causes: &mut Causes, field: &str, value: &Value, why: &str) {
+    causes.push(cause("FieldValueInvalid", format!("Invalid value: {}: {why}", shown(value)), field));
+}
+
+fn duplicate(causes: &mut Causes, field: &str, value: &Value) {
+    causes.push(cause("FieldValueDuplicate", format!("Duplicate value: {}", shown(value)), field));
+}
+
+fn unsupported(causes: &mut Causes, field: &str, value: &Value, supported: &[&str]) {
+    let list: Vec<String> = supported.iter().map(|s| format!("\"{s}\"")).collect();
+    causes.push(cause("FieldValueNotSupported", format!("Unsupported value: {}: supported values: {}", shown(value), list.join(", ")), field));
+}
+
+fn forbidden(causes: &mut Causes, field: &str, why: &str) {
+    causes.push(cause("FieldValueForbidden", format!("Forbidden: {why}"), field));
+}
+
+fn immutable(causes: &mut Causes, field: &str, new: Option<&Value>, old: Option<&Value>) {
+    if new != old {
+        invalid(causes, field, new.unwrap_or(&Value::Null), "field is immutable");
+    }
+}
+
+/// A value that must be one of a few.
+fn one_of(causes: &mut Causes, field: &str, value: Option<&Value>, supported: &[&str]) {
+    if let Some(found) = value.filter(|v| !v.is_null())
+        && !found.as_str().is_some_and(|v| supported.contains(&v))
+    {
+        unsupported(causes, field, found, supported);
+    }
+}

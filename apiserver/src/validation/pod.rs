@@ -1,0 +1,334 @@
+//! Pods and pod templates.
+
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
+use wharf_core::quantity::Quantity;
+
+use super::metadata::{label_1123, subdomain};
+use super::{Causes, duplicate, forbidden, invalid, one_of, required};
+use crate::resources::value::{as_map, at, items, number, object, text};
+
+const UPDATE: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
+
+/// Pods.
+pub(crate) fn pod(new: &Value, old: Option<&Value>, causes: &mut Causes) {
+    spec(new.get("spec").unwrap_or(&Value::Null), "spec", causes);
+    if let Some(old) = old
+        && !may_become(new, old)
+    {
+        forbidden(causes, "spec", UPDATE);
+    }
+}
+
+/// Whether a change of a pod's spec is one that a pod may undergo.
+fn may_become(new: &Value, old: &Value) -> bool {
+    let (Some(new), Some(old)) = (new.get("spec"), old.get("spec")) else { return true };
+    if new == old {
+        return true;
+    }
+    let mut same = new.clone();
+    let map = as_map(&mut same);
+    for name in ["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds"] {
+        match old.get(name) {
+            Some(value) => map.insert(name.into(), value.clone()),
+            None => map.remove(name),
+        };
+    }
+    if text(old, &["nodeName"]).is_empty() {
+        // Only a binding may do this, which admission and the verb see to.
+        map.remove("nodeName");
+    }
+    let gated = !items(old, &["schedulingGates"]).is_empty();
+    if gated {
+        for name in ["schedulingGates", "nodeSelector", "affinity"] {
+            match old.get(name) {
+                Some(value) => map.insert(name.into(), value.clone()),
+                None => map.remove(name),
+            };
+        }
+    }
+    for list in ["containers", "initContainers"] {
+        let before = items(old, &[list]);
+        if let Some(Value::Array(now)) = map.get_mut(list) {
+            for (i, container) in now.iter_mut().enumerate() {
+                if let Some(image) = before.get(i).and_then(|c| c.get("image")) {
+                    as_map(container).insert("image".into(), image.clone());
+                }
+            }
+        }
+    }
+    let kept = items(old, &["tolerations"]).iter().all(|t| {
+        items(new, &["tolerations"]).iter().any(|n| n == t || (n.get("key") == t.get("key") && n.get("effect") == t.get("effect")))
+    });
+    let mut plain = old.clone();
+    if text(old, &["nodeName"]).is_empty() {
+        object(&mut plain, &[]).remove("nodeName");
+    }
+    kept && same == plain
+}
+
+/// The spec of a pod at a field.
+pub(super) fn spec(spec: &Value, field: &str, causes: &mut Causes) {
+    let mut volumes = HashSet::new();
+    for (i, volume) in items(spec, &["volumes"]).iter().enumerate() {
+        let at_name = format!("{field}.volumes[{i}].name");
+        let name = text(volume, &["name"]);
+        if name.is_empty() {
+            required(causes, &at_name, "");
+        } else if let Some(why) = label_1123(name) {
+            invalid(causes, &at_name, &name.into(), why);
+        }
+        if !volumes.insert(name) && !name.is_empty() {
+            duplicate(causes, &at_name, &name.into());
+        }
+        let sources = volume.as_object().map_or(0, |m| m.keys().filter(|k| *k != "name").count());
+        if sources > 1 {
+            forbidden(causes, &format!("{field}.volumes[{i}]"), "may not specify more than 1 volume type");
+        }
+    }
+    let mut names = HashSet::new();
+    let containers = items(spec, &["containers"]);
+    if containers.is_empty() {
+        required(causes, &format!("{field}.containers"), "");
+    }
+    let lists = [("initContainers", items(spec, &["initContainers"])), ("containers", containers)];
+    for (list, containers) in lists {
+        for (i, one) in containers.iter().enumerate() {
+            let here = format!("{field}.{list}[{i}]");
+            container(one, &here, &volumes, list == "initContainers", causes);
+            let name = text(one, &["name"]);
+            if !name.is_empty() && !names.insert(name) {
+                duplicate(causes, &format!("{here}.name"), &name.into());
+            }
+        }
+    }
+    one_of(causes, &format!("{field}.restartPolicy"), spec.get("restartPolicy"), &["Always", "OnFailure", "Never"]);
+    one_of(causes, &format!("{field}.dnsPolicy"), spec.get("dnsPolicy"), &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
+    if let Some(seconds) = number(spec, &["terminationGracePeriodSeconds"]).filter(|s| *s < 0) {
+        invalid(causes, &format!("{field}.terminationGracePeriodSeconds"), &seconds.into(), "must be greater than or equal to 0");
+    }
+    if let Some(seconds) = number(spec, &["activeDeadlineSeconds"]).filter(|s| *s < 1) {
+        invalid(causes, &format!("{field}.activeDeadlineSeconds"), &seconds.into(), "must be between 1 and 2147483647, inclusive");
+    }
+    for (name, rule) in [("serviceAccountName", subdomain as fn(&str) -> Option<&'static str>), ("hostname", label_1123), ("subdomain", label_1123), ("nodeName", subdomain)] {
+        let value = text(spec, &[name]);
+        if !value.is_empty() && let Some(why) = rule(value) {
+            invalid(causes, &format!("{field}.{name}"), &value.into(), why);
+        }
+    }
+    super::metadata::labels(at(spec, &["nodeSelector"]), &format!("{field}.nodeSelector"), causes);
+    for (i, toleration) in items(spec, &["tolerations"]).iter().enumerate() {
+        let here = format!("{field}.tolerations[{i}]");
+        one_of(causes, &format!("{here}.effect"), toleration.get("effect").filter(|e| *e != ""), &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
+        let exists = text(toleration, &["operator"]) == "Exists";
+        if exists && !text(toleration, &["value"]).is_empty() {
+            invalid(causes, &format!("{here}.operator"), &json!("Exists"), "value must be empty when `operator` is 'Exists'");
+        }
+        if text(toleration, &["key"]).is_empty() && !exists {
+            invalid(causes, &format!("{here}.operator"), &toleration.get("operator").cloned().unwrap_or_else(|| "".into()), "operator must be Exists when `key` is empty, which means \"match all values and all keys\"");
+        }
+    }
+}
+
+fn container(c: &Value, field: &str, volumes: &HashSet<&str>, init: bool, causes: &mut Causes) {
+    let name = text(c, &["name"]);
+    if name.is_empty() {
+        required(causes, &format!("{field}.name"), "");
+    } else if let Some(why) = label_1123(name) {
+        invalid(causes, &format!("{field}.name"), &name.into(), why);
+    }
+    let image = text(c, &["image"]);
+    if image.is_empty() {
+        required(causes, &format!("{field}.image"), "");
+    } else if image.trim() != image {
+        invalid(causes, &format!("{field}.image"), &image.into(), "must not have leading or trailing whitespace");
+    }
+    one_of(causes, &format!("{field}.imagePullPolicy"), c.get("imagePullPolicy"), &["Always", "IfNotPresent", "Never"]);
+    let (mut port_names, mut host_ports) = (HashSet::new(), HashSet::new());
+    for (i, port) in items(c, &["ports"]).iter().enumerate() {
+        let here = format!("{field}.ports[{i}]");
+        port_number(port.get("containerPort"), &format!("{here}.containerPort"), causes);
+        one_of(causes, &format!("{here}.protocol"), port.get("protocol"), &["SCTP", "TCP", "UDP"]);
+        let name = text(port, &["name"]);
+        if !name.is_empty() {
+            if let Some(why) = port_name(name) {
+                invalid(causes, &format!("{here}.name"), &name.into(), why);
+            } else if !port_names.insert(name) {
+                duplicate(causes, &format!("{here}.name"), &name.into());
+            }
+        }
+        if let Some(host) = number(port, &["hostPort"]).filter(|p| *p != 0) {
+            port_number(port.get("hostPort"), &format!("{here}.hostPort"), causes);
+            if !host_ports.insert((host, text(port, &["protocol"]), text(port, &["hostIP"]))) {
+                duplicate(causes, &format!("{here}.hostPort"), &host.into());
+            }
+        }
+    }
+    for (i, env) in items(c, &["env"]).iter().enumerate() {
+        let here = format!("{field}.env[{i}]");
+        if text(env, &["name"]).is_empty() {
+            required(causes, &format!("{here}.name"), "");
+        } else if text(env, &["name"]).contains('=') {
+            invalid(causes, &format!("{here}.name"), &env["name"], "a valid environment variable name must consist only of printable ASCII characters other than '='");
+        }
+        if !text(env, &["value"]).is_empty() && at(env, &["valueFrom"]).is_some() {
+            invalid(causes, &format!("{here}.valueFrom"), &json!(""), "may not be specified when `value` is not empty");
+        }
+    }
+    let mut paths = HashSet::new();
+    for (i, mount) in items(c, &["volumeMounts"]).iter().enumerate() {
+        let here = format!("{field}.volumeMounts[{i}]");
+        let name = text(mount, &["name"]);
+        if name.is_empty() {
+            required(causes, &format!("{here}.name"), "");
+        } else if !volumes.contains(name) {
+            causes.push(crate::rest::status::cause("FieldValueNotFound", format!("Not found: \"{name}\""), &format!("{here}.name")));
+        }
+        let path = text(mount, &["mountPath"]);
+        if path.is_empty() {
+            required(causes, &format!("{here}.mountPath"), "");
+        } else if !paths.insert(path) {
+            invalid(causes, &format!("{here}.mountPath"), &path.into(), "must be unique");
+        }
+        let sub = text(mount, &["subPath"]);
+        if sub.starts_with('/') {
+            invalid(causes, &format!("{here}.subPath"), &sub.into(), "must be a relative path");
+        }
+        if sub.split('/').any(|part| part == "..") {
+            invalid(causes, &format!("{here}.subPath"), &sub.into(), "must not contain '..'");
+        }
+    }
+    resources(c, field, causes);
+    let sidecar = text(c, &["restartPolicy"]) == "Always";
+    for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        let Some(probe) = at(c, &[name]) else { continue };
+        let here = format!("{field}.{name}");
+        if init && !sidecar {
+            forbidden(causes, &here, "may not be set for init containers without restartPolicy=Always");
+            continue;
+        }
+        handler(probe, &here, causes);
+        for part in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
+            if let Some(value) = number(probe, &[part]).filter(|v| *v < 0) {
+                invalid(causes, &format!("{here}.{part}"), &value.into(), "must be greater than or equal to 0");
+            }
+        }
+        if name != "readinessProbe" && number(probe, &["successThreshold"]).is_some_and(|n| n != 1) {
+            invalid(causes, &format!("{here}.successThreshold"), &probe["successThreshold"], "must be 1");
+        }
+    }
+}
+
+fn handler(probe: &Value, field: &str, causes: &mut Causes) {
+    let kinds: Vec<&str> = ["exec", "httpGet", "tcpSocket", "grpc"].into_iter().filter(|k| at(probe, &[k]).is_some()).collect();
+    match kinds.as_slice() {
+        [] => required(causes, field, "must specify a handler type"),
+        ["exec"] if items(probe, &["exec", "command"]).is_empty() => required(causes, &format!("{field}.exec.command"), ""),
+        ["exec"] => {}
+        ["grpc"] => port_number(at(probe, &["grpc", "port"]), &format!("{field}.grpc.port"), causes),
+        [kind] => match at(probe, &[kind, "port"]) {
+            Some(Value::String(name)) => {
+                if let Some(why) = port_name(name) {
+                    invalid(causes, &format!("{field}.{kind}.port"), &name.as_str().into(), why);
+                }
+            }
+            port => port_number(port, &format!("{field}.{kind}.port"), causes),
+        },
+        [_, more, ..] => forbidden(causes, &format!("{field}.{more}"), "may not specify more than 1 handler type"),
+    }
+}
+
+/// A port from 1 to 65535.
+pub(super) fn port_number(port: Option<&Value>, field: &str, causes: &mut Causes) {
+    match port.and_then(Value::as_i64) {
+        None | Some(0) if port.is_none() || port.and_then(Value::as_i64) == Some(0) => required(causes, field, ""),
+        Some(1..=65_535) => {}
+        _ => invalid(causes, field, port.unwrap_or(&Value::Null), "must be between 1 and 65535, inclusive"),
+    }
+}
+
+/// What is wrong with the name of a port.
+pub(super) fn port_name(name: &str) -> Option<&'static str> {
+    if name.len() > 15 {
+        return Some("must be no more than 15 characters");
+    }
+    if !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+        return Some("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)");
+    }
+    if !name.bytes().any(|b| b.is_ascii_lowercase()) {
+        return Some("must contain at least one letter (a-z)");
+    }
+    if name.contains("--") {
+        return Some("must not contain consecutive hyphens");
+    }
+    (name.starts_with('-') || name.ends_with('-')).then_some("must not begin or end with a hyphen")
+}
+
+/// Amounts must be amounts, and requests within limits.
+fn resources(c: &Value, field: &str, causes: &mut Causes) {
+    let amount = |value: &Value| -> Result<Quantity, String> { value.as_str().unwrap_or_default().parse::<Quantity>().map_err(|e| e.to_string()) };
+    for part in ["limits", "requests"] {
+        for (name, value) in at(c, &["resources", part]).and_then(Value::as_object).into_iter().flatten() {
+            let here = format!("{field}.resources.{part}[{name}]");
+            match amount(value) {
+                Err(why) => invalid(causes, &here, value, &why),
+                Ok(quantity) if quantity.is_negative() => invalid(causes, &here, value, "must be greater than or equal to 0"),
+                Ok(_) => {}
+            }
+        }
+    }
+    for (name, value) in at(c, &["resources", "requests"]).and_then(Value::as_object).into_iter().flatten() {
+        let Some(limit) = at(c, &["resources", "limits", name]) else { continue };
+        if let (Ok(request), Ok(most)) = (amount(value), amount(limit))
+            && request > most
+        {
+            let why = format!("must be less than or equal to {name} limit of {}", limit.as_str().unwrap_or_default());
+            invalid(causes, &format!("{field}.resources.requests"), value, &why);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(pod_value: Value) -> Vec<String> {
+        let mut causes = Vec::new();
+        pod(&pod_value, None, &mut causes);
+        causes.into_iter().map(|c| format!("{}: {}", c.field.unwrap(), c.message.unwrap())).collect()
+    }
+
+    #[test]
+    fn finds_what_users_get_wrong() {
+        assert_eq!(found(json!({"spec":{}})), ["spec.containers: Required value"]);
+        let bad = json!({"spec":{"containers":[
+            {"name":"A","image":"x","volumeMounts":[{"name":"v","mountPath":"/a"}]},
+            {"name":"b","resources":{"requests":{"cpu":"2"},"limits":{"cpu":"1","memory":"1Qx"}},"ports":[{"containerPort":70000}]},
+            {"name":"b","image":"y","livenessProbe":{}}]}});
+        let found = found(bad).join("\n");
+        for part in [
+            "spec.containers[0].name: Invalid value: \"A\": a lowercase RFC 1123 label",
+            "spec.containers[0].volumeMounts[0].name: Not found: \"v\"",
+            "spec.containers[1].image: Required value",
+            "spec.containers[1].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
+            "spec.containers[1].resources.limits[memory]: Invalid value",
+            "spec.containers[1].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
+            "spec.containers[2].name: Duplicate value: \"b\"",
+            "spec.containers[2].livenessProbe: Required value: must specify a handler type",
+        ] {
+            assert!(found.contains(part), "{part}\n--\n{found}");
+        }
+    }
+
+    #[test]
+    fn only_images_and_a_few_others_change() {
+        let old = json!({"spec":{"containers":[{"name":"a","image":"x"}]}});
+        let with = |spec: Value| json!({"spec": spec});
+        assert!(may_become(&with(json!({"containers":[{"name":"a","image":"y"}]})), &old));
+        assert!(may_become(&with(json!({"nodeName":"n","containers":[{"name":"a","image":"x"}]})), &old));
+        assert!(!may_become(&with(json!({"containers":[{"name":"b","image":"x"}]})), &old));
+        let bound = with(json!({"nodeName":"n","containers":[{"name":"a","image":"x"}]}));
+        assert!(!may_become(&with(json!({"nodeName":"m","containers":[{"name":"a","image":"x"}]})), &bound));
+    }
+}

@@ -1,0 +1,171 @@
+//! What makes pods.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use wharf_core::selector::Selector;
+
+use super::{Causes, forbidden, immutable, invalid, one_of, pod, required};
+use crate::resources::value::{at, items, number, text};
+
+const STATEFUL_UPDATE: &str = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
+
+fn not_negative(v: &Value, field: &str, causes: &mut Causes) {
+    if let Some(n) = number(v, &["spec", field]).filter(|n| *n < 0) {
+        invalid(causes, &format!("spec.{field}"), &n.into(), "must be greater than or equal to 0");
+    }
+}
+
+fn template(v: &Value, field: &[&str], policies: &[&str], causes: &mut Causes) {
+    let here = field.join(".");
+    let spec = at(v, field).and_then(|t| t.get("spec")).cloned().unwrap_or_default();
+    super::metadata::labels(at(v, field).and_then(|t| at(t, &["metadata", "labels"])), &format!("{here}.labels"), causes);
+    pod::spec(&spec, &format!("{here}.spec"), causes);
+    one_of(causes, &format!("{here}.spec.restartPolicy"), spec.get("restartPolicy"), policies);
+}
+
+fn labels_of(v: &Value) -> BTreeMap<String, String> {
+    let labels = at(v, &["spec", "template", "metadata", "labels"]).cloned().unwrap_or_default();
+    serde_json::from_value(labels).unwrap_or_default()
+}
+
+/// Replica sets, daemon sets and what is like them: a selector that matches its template.
+pub(crate) fn workload(new: &Value, old: Option<&Value>, causes: &mut Causes) {
+    not_negative(new, "replicas", causes);
+    not_negative(new, "minReadySeconds", causes);
+    not_negative(new, "revisionHistoryLimit", causes);
+    let selector = at(new, &["spec", "selector"]);
+    match selector {
+        None => required(causes, "spec.selector", ""),
+        Some(selector) => {
+            let empty = items(selector, &["matchExpressions"]).is_empty() && at(selector, &["matchLabels"]).and_then(Value::as_object).is_none_or(|m| m.is_empty());
+            let parsed = serde_json::from_value(selector.clone()).ok().and_then(|s| Selector::from_object(&s).ok());
+            match parsed {
+                _ if empty => invalid(causes, "spec.selector", selector, "empty selector is invalid for deployment"),
+                None => invalid(causes, "spec.selector", selector, "invalid label selector"),
+                Some(parsed) => {
+                    let labels = labels_of(new);
+                    if !parsed.matches(&labels) {
+                        let shown = serde_json::to_value(&labels).unwrap_or_default();
+                        invalid(causes, "spec.template.metadata.labels", &shown, "`selector` does not match template `labels`");
+                    }
+                }
+            }
+        }
+    }
+    template(new, &["spec", "template"], &["Always"], causes);
+    if let Some(old) = old {
+        immutable(causes, "spec.selector", selector, at(old, &["spec", "selector"]));
+    }
+}
+
+/// Deployments.
+pub(crate) fn deployment(new: &Value, old: Option<&Value>, causes: &mut Causes) {
+    workload(new, old, causes);
+    let strategy = &["spec", "strategy"];
+    let kind = at(new, strategy).and_then(|s| s.get("type"));
+    one_of(causes, "spec.strategy.type", kind, &["Recreate", "RollingUpdate"]);
+    let rolling = at(new, &["spec", "strategy", "rollingUpdate"]);
+    if kind.is_some_and(|k| k == "Recreate") && rolling.is_some() {
+        forbidden(causes, "spec.strategy.rollingUpdate", "may not be specified when strategy `type` is 'Recreate'");
+    }
+    let zero = |name: &str| rolling.and_then(|r| r.get(name)).is_some_and(|v| *v == 0 || v == "0%" || v == "0");
+    if zero("maxUnavailable") && zero("maxSurge") {
+        let value = rolling.and_then(|r| r.get("maxUnavailable")).cloned().unwrap_or_default();
+        invalid(causes, "spec.strategy.rollingUpdate.maxUnavailable", &value, "may not be 0 when `maxSurge` is 0");
+    }
+    let (deadline, ready) = (number(new, &["spec", "progressDeadlineSeconds"]), number(new, &["spec", "minReadySeconds"]).unwrap_or(0));
+    if let Some(deadline) = deadline.filter(|d| *d <= ready) {
+        invalid(causes, "spec.progressDeadlineSeconds", &deadline.into(), "must be greater than minReadySeconds");
+    }
+}
+
+/// Stateful sets.
+pub(crate) fn stateful_set(new: &Value, old: Option<&Value>, causes: &mut Causes) {
+    const MUTABLE: &[&str] =
+        &["replicas", "ordinals", "template", "updateStrategy", "revisionHistoryLimit", "persistentVolumeClaimRetentionPolicy", "minReadySeconds"];
+    workload(new, None, causes);
+    one_of(causes, "spec.podManagementPolicy", at(new, &["spec", "podManagementPolicy"]), &["OrderedReady", "Parallel"]);
+    one_of(causes, "spec.updateStrategy.type", at(new, &["spec", "updateStrategy", "type"]), &["OnDelete", "RollingUpdate"]);
+    if let Some(old) = old {
+        let fixed = |v: &Value| {
+            let mut spec = v.get("spec").and_then(Value::as_object).cloned().unwrap_or_default();
+            spec.retain(|k, _| !MUTABLE.contains(&k.as_str()));
+            spec
+        };
+        if fixed(new) != fixed(old) {
+            forbidden(causes, "spec", STATEFUL_UPDATE);
+        }
+    }
+}
+
+/// Replication controllers.
+pub(crate) fn replication_controller(new: &Value, _old: Option<&Value>, causes: &mut Causes) {
+    not_negative(new, "replicas", causes);
+    match at(new, &["spec", "selector"]).and_then(Value::as_object).filter(|m| !m.is_empty()) {
+        None => required(causes, "spec.selector", ""),
+        Some(selector) => {
+            let labels = labels_of(new);
+            if !selector.iter().all(|(k, v)| labels.get(k).map(String::as_str) == v.as_str()) {
+                let shown = serde_json::to_value(&labels).unwrap_or_default();
+                invalid(causes, "spec.template.metadata.labels", &shown, "`selector` does not match template `labels`");
+            }
+        }
+    }
+    template(new, &["spec", "template"], &["Always"], causes);
+}
+
+/// Jobs.
+pub(crate) fn job(new: &Value, old: Option<&Value>, causes: &mut Causes) {
+    for field in ["parallelism", "completions", "backoffLimit", "ttlSecondsAfterFinished", "activeDeadlineSeconds"] {
+        not_negative(new, field, causes);
+    }
+    template(new, &["spec", "template"], &["OnFailure", "Never"], causes);
+    if let Some(old) = old {
+        immutable(causes, "spec.selector", at(new, &["spec", "selector"]), at(old, &["spec", "selector"]));
+        immutable(causes, "spec.completionMode", at(new, &["spec", "completionMode"]), at(old, &["spec", "completionMode"]));
+        let suspended = at(old, &["spec", "suspend"]) == Some(&Value::Bool(true)) && at(old, &["status", "startTime"]).is_none();
+        if !suspended {
+            immutable(causes, "spec.template", at(new, &["spec", "template"]), at(old, &["spec", "template"]));
+        }
+    }
+}
+
+/// Cron jobs.
+pub(crate) fn cron_job(new: &Value, _old: Option<&Value>, causes: &mut Causes) {
+    let schedule = text(new, &["spec", "schedule"]);
+    if schedule.is_empty() {
+        required(causes, "spec.schedule", "");
+    } else if !schedule.starts_with('@') && schedule.split_whitespace().count() != 5 {
+        let why = format!("expected exactly 5 fields, found {}: [{schedule}]", schedule.split_whitespace().count());
+        invalid(causes, "spec.schedule", &schedule.into(), &why);
+    }
+    one_of(causes, "spec.concurrencyPolicy", at(new, &["spec", "concurrencyPolicy"]), &["Allow", "Forbid", "Replace"]);
+    template(new, &["spec", "jobTemplate", "spec", "template"], &["OnFailure", "Never"], causes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn deployment_of(labels: Value) -> Value {
+        json!({"spec":{"replicas":1,"selector":{"matchLabels":{"a":"b"}},"strategy":{"type":"RollingUpdate"},
+            "template":{"metadata":{"labels":labels},"spec":{"restartPolicy":"Always","containers":[{"name":"a","image":"x"}]}}}})
+    }
+
+    #[test]
+    fn the_selector_must_match_and_stay() {
+        let mut causes = Vec::new();
+        let good = deployment_of(json!({"a":"b"}));
+        deployment(&good, None, &mut causes);
+        assert!(causes.is_empty(), "{causes:?}");
+        deployment(&deployment_of(json!({"a":"c"})), None, &mut causes);
+        assert!(causes[0].message.as_ref().unwrap().contains("`selector` does not match template `labels`"));
+        causes.clear();
+        let mut other = deployment_of(json!({"a":"b","c":"d"}));
+        other["spec"]["selector"]["matchLabels"] = json!({"c":"d"});
+        deployment(&other, Some(&good), &mut causes);
+        assert!(causes[0].message.as_ref().unwrap().ends_with("field is immutable"));
+    }
+}
