@@ -19,7 +19,7 @@ pub const MAX_ENDPOINTS: usize = 100;
 pub const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 /// Value of [`MANAGED_BY_LABEL`] on the slices kept here.
 pub const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
-/// Annotation: when the latest of the causes of a slice's content happened.
+/// Labels of a Service that its slices do not get from it.
 const NOT_MIRRORED: &[&str] = &[SERVICE_NAME_LABEL, MANAGED_BY_LABEL, HEADLESS_LABEL];
 
 /// One write.
