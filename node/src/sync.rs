@@ -247,3 +247,183 @@ pub(crate) fn crash_reason(pod: &Pod, crashing: &Crashing) -> status::Reason {
     let message = format!("back-off {delay} restarting failed container={} pod={}", crashing.name, pod::full_name(pod));
     status::Reason::new("CrashLoopBackOff", message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use wharf_core::runtime as cri;
+
+    const NOW: i64 = 1_000_000;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(NOW + seconds).unwrap()
+    }
+    fn sandbox(attempt: u32, up: bool) -> cri::PodSandbox {
+        cri::PodSandbox {
+            id: format!("s{attempt}"),
+            metadata: cri::PodSandboxMetadata { attempt, ..Default::default() },
+            state: if up { cri::PodSandboxState::Ready } else { cri::PodSandboxState::NotReady },
+            created_at: at(-100),
+            labels: Default::default(),
+            annotations: Default::default(),
+            runtime_handler: String::new(),
+        }
+    }
+    fn container(name: &str, attempt: u32, state: ContainerState, exit_code: i32) -> ContainerStatus {
+        ContainerStatus {
+            container: cri::Container {
+                id: format!("{name}-{attempt}"),
+                pod_sandbox_id: "s0".into(),
+                metadata: cri::ContainerMetadata { name: name.into(), attempt },
+                image: Default::default(),
+                image_ref: String::new(),
+                state,
+                created_at: at(-50),
+                labels: Default::default(),
+                annotations: Default::default(),
+            },
+            started_at: Some(at(-50)),
+            finished_at: (state == ContainerState::Exited).then(|| at(-1)),
+            exit_code,
+            signal: 0,
+            reason: String::new(),
+            message: String::new(),
+            log_path: Default::default(),
+            mounts: Vec::new(),
+            pid: 0,
+        }
+    }
+    fn pod(spec: Value, meta: Value) -> Pod {
+        let mut all = json!({"name":"p","namespace":"n","uid":"u"});
+        all.as_object_mut().unwrap().extend(meta.as_object().unwrap().clone());
+        serde_json::from_value(json!({"metadata":all,"spec":spec,"status":{"startTime":at(-60).to_string()}})).unwrap()
+    }
+    fn run(pod: &Pod, sandboxes: Vec<cri::PodSandbox>, containers: Vec<ContainerStatus>, probes: &[(&str, ProbeKind, bool)]) -> Decision {
+        let runtime = PodRuntime { sandboxes, containers, ips: Vec::new() };
+        let probes = probes.iter().map(|(id, kind, ok)| ((id.to_string(), *kind), *ok)).collect();
+        let backoffs = BTreeMap::from([("crashing".to_string(), Backoff::next(None, &BackoffPolicy::default(), at(-2), at(-2)))]);
+        let policy = BackoffPolicy::default();
+        decide(&Input { pod, runtime: &runtime, probes: &probes, backoffs: &backoffs, policy: &policy, probing: true, now: at(0) })
+    }
+    fn words(decision: &Decision) -> Vec<String> {
+        let word = |a: &Action| match a {
+            Action::CreateSandbox { attempt } => format!("sandbox {attempt}"),
+            Action::KillSandbox { id } => format!("kill sandbox {id}"),
+            Action::Start { name, attempt, .. } => format!("start {name} {attempt}"),
+            Action::Kill { id, message, .. } => format!("kill {id}: {message}"),
+            Action::KillPod { grace } => format!("kill pod {}", grace.as_secs()),
+            Action::Remove => "remove".into(),
+        };
+        decision.actions.iter().map(word).collect()
+    }
+
+    #[test]
+    fn decides_by_the_table() {
+        use ContainerState::{Created, Exited, Running};
+        let c = |name: &str| json!({"name":name,"image":"i"});
+        let plain = json!({"containers":[c("a"),c("b")]});
+        let never = json!({"restartPolicy":"Never","containers":[c("a")]});
+        let on_failure = json!({"restartPolicy":"OnFailure","containers":[c("a")]});
+        let init = json!({"initContainers":[c("i1"),c("i2")],"containers":[c("a")]});
+        let init_never = json!({"restartPolicy":"Never","initContainers":[c("i1")],"containers":[c("a")]});
+        let sidecar = json!({"initContainers":[{"name":"s","image":"i","restartPolicy":"Always","startupProbe":{"tcpSocket":{"port":1}}}],"containers":[c("a")]});
+        let live = json!({"containers":[{"name":"a","image":"i","livenessProbe":{"tcpSocket":{"port":1}}}]});
+        let deadline = json!({"activeDeadlineSeconds":60,"containers":[c("a")]});
+        let (up, down) = (|| vec![sandbox(0, true)], || vec![sandbox(0, false)]);
+        let table: Vec<(&str, &Value, Vec<cri::PodSandbox>, Vec<ContainerStatus>, Vec<(&str, ProbeKind, bool)>, Vec<&str>)> = vec![
+            ("a new pod", &plain, vec![], vec![], vec![], vec!["sandbox 0"]),
+            ("a sandbox alone", &plain, up(), vec![], vec![], vec!["start a 0", "start b 0"]),
+            ("all runs", &plain, up(), vec![container("a", 0, Running, 0), container("b", 0, Running, 0)], vec![], vec![]),
+            ("one ended", &plain, up(), vec![container("a", 0, Exited, 0), container("b", 0, Running, 0)], vec![], vec!["start a 1"]),
+            ("created only", &plain, up(), vec![container("a", 2, Created, 0), container("b", 0, Running, 0)], vec![], vec!["start a 2"]),
+            (
+                "the sandbox died",
+                &plain,
+                down(),
+                vec![container("a", 0, Exited, 137), container("b", 0, Running, 0)],
+                vec![],
+                vec!["kill sandbox s0", "sandbox 1"],
+            ),
+            ("never and failed", &never, up(), vec![container("a", 0, Exited, 1)], vec![], vec!["kill pod 30"]),
+            ("never, sandbox down", &never, down(), vec![container("a", 0, Exited, 1)], vec![], vec![]),
+            ("on failure and failed", &on_failure, up(), vec![container("a", 0, Exited, 1)], vec![], vec!["start a 1"]),
+            ("on failure and done", &on_failure, up(), vec![container("a", 0, Exited, 0)], vec![], vec!["kill pod 30"]),
+            ("first init", &init, up(), vec![], vec![], vec!["start i1 0"]),
+            ("init runs", &init, up(), vec![container("i1", 0, Running, 0)], vec![], vec![]),
+            ("second init", &init, up(), vec![container("i1", 0, Exited, 0)], vec![], vec!["start i2 0"]),
+            ("init failed", &init, up(), vec![container("i1", 0, Exited, 1)], vec![], vec!["start i1 1"]),
+            ("init done", &init, up(), vec![container("i1", 0, Exited, 0), container("i2", 0, Exited, 0)], vec![], vec!["start a 0"]),
+            ("init failed for good", &init_never, up(), vec![container("i1", 0, Exited, 1)], vec![], vec!["kill pod 30"]),
+            ("a sidecar not started", &sidecar, up(), vec![container("s", 0, Running, 0)], vec![], vec![]),
+            (
+                "a sidecar started",
+                &sidecar,
+                up(),
+                vec![container("s", 0, Running, 0)],
+                vec![("s-0", ProbeKind::Startup, true)],
+                vec!["start a 0"],
+            ),
+            (
+                "a sidecar died later",
+                &sidecar,
+                up(),
+                vec![container("s", 0, Exited, 0), container("a", 0, Running, 0)],
+                vec![],
+                vec!["start s 1"],
+            ),
+            (
+                "liveness failed",
+                &live,
+                up(),
+                vec![container("a", 0, Running, 0)],
+                vec![("a-0", ProbeKind::Liveness, false)],
+                vec!["kill a-0: Container a failed liveness probe, will be restarted"],
+            ),
+            (
+                "liveness of an older one",
+                &live,
+                up(),
+                vec![container("a", 1, Running, 0)],
+                vec![("a-0", ProbeKind::Liveness, false)],
+                vec![],
+            ),
+            ("past the deadline", &deadline, up(), vec![container("a", 0, Running, 0)], vec![], vec!["kill pod 30"]),
+        ];
+        for (what, spec, sandboxes, containers, probes, want) in table {
+            assert_eq!(words(&run(&pod(spec.clone(), json!({})), sandboxes, containers, &probes)), want, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_changed_definition_restarts() {
+        let pod = pod(json!({"containers":[{"name":"a","image":"new"}]}), json!({}));
+        let mut running = container("a", 0, ContainerState::Running, 0);
+        running.container.annotations.insert(labels::HASH.into(), "old".into());
+        assert_eq!(
+            words(&run(&pod, vec![sandbox(0, true)], vec![running], &[])),
+            ["kill a-0: Container a definition changed, will be restarted"]
+        );
+    }
+
+    #[test]
+    fn a_crashing_container_waits_and_says_so() {
+        let pod = pod(json!({"containers":[{"name":"crashing","image":"i"}]}), json!({}));
+        let decision = run(&pod, vec![sandbox(0, true)], vec![container("crashing", 1, ContainerState::Exited, 1)], &[]);
+        assert_eq!((decision.actions.len(), decision.wake_after), (0, Some(Duration::from_secs(9))));
+        let reason = crash_reason(&pod, &decision.crashing[0]);
+        assert_eq!(
+            (reason.reason, reason.message.as_str()),
+            ("CrashLoopBackOff", "back-off 10s restarting failed container=crashing pod=p_n(u)")
+        );
+    }
+
+    #[test]
+    fn a_deleted_pod_is_stopped_then_removed() {
+        let meta = json!({"deletionTimestamp":at(0).to_string(),"deletionGracePeriodSeconds":5});
+        let pod = pod(json!({"containers":[{"name":"a","image":"i"}]}), meta);
+        let running = vec![container("a", 0, ContainerState::Running, 0)];
+        assert_eq!(words(&run(&pod, vec![sandbox(0, true)], running, &[])), ["kill pod 5"]);
+        assert_eq!(words(&run(&pod, vec![sandbox(0, false)], vec![container("a", 0, ContainerState::Exited, 0)], &[])), ["remove"]);
+    }
+}

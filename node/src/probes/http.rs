@@ -98,14 +98,13 @@ async fn send(get: &Get, at: &str, url: &str) -> Result<(), HttpError> {
         request = request.header(name, value);
     }
     let request = request.body(Empty::<Bytes>::new()).map_err(HttpError::Request)?;
+    let mut answer = std::pin::pin!(sender.send_request(request));
     let answer = tokio::select! {
-        answer = sender.send_request(request) => answer.map_err(talk)?,
-        // The connection ends only after the answer, or with an error that the request reports too.
-        ended = async { connection.await.err() } => match ended {
-            Some(source) => return Err(talk(source)),
-            None => return Err(HttpError::Dial { url: url.into(), at: at.into(), cause: "EOF".into() }),
-        },
+        answer = &mut answer => answer,
+        // It may end in the very moment in which it hands over the answer.
+        _ = connection => answer.await,
     };
+    let answer = answer.map_err(talk)?;
     let status = answer.status().as_u16();
     if (200..400).contains(&status) { Ok(()) } else { Err(HttpError::Status(status)) }
 }
