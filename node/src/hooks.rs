@@ -102,7 +102,7 @@ pub(crate) async fn stop_pod(
     stopping: &Arc<Mutex<HashSet<String>>>,
 ) -> Result<(), RuntimeError> {
     let begun = shared.clock.monotonic();
-    let sidecars: Vec<&Container> = pod.spec.iter().flat_map(|s| pod::init_containers(s)).filter(|c| pod::is_sidecar(c)).collect();
+    let sidecars: Vec<&Container> = pod.spec.iter().flat_map(pod::init_containers).filter(|c| pod::is_sidecar(c)).collect();
     let stop = |name: String, id: String, grace: Duration| -> BoxFuture<'_, Result<(), RuntimeError>> {
         Box::pin(async move {
             if !stopping.lock().contains(&id) {

@@ -1,6 +1,6 @@
 //! securityContext and resources as CRI wants them.
 
-use k8s_openapi::api::core::v1::{Container, Pod, SecurityContext};
+use k8s_openapi::api::core::v1::{Container, Pod};
 use wharf_core::quantity::Quantity;
 use wharf_core::runtime::{Image, LinuxContainerResources, LinuxContainerSecurityContext, NamespaceMode, NamespaceOption};
 
@@ -53,7 +53,7 @@ pub(crate) fn context(pod: &Pod, container: &Container) -> LinuxContainerSecurit
 
 /// Refuses a container that must not, but would, run as root.
 pub(crate) fn verify_non_root(pod: &Pod, container: &Container, image: &Image) -> Result<(), ConfigError> {
-    let own = container.security_context.clone().unwrap_or_else(SecurityContext::default);
+    let own = container.security_context.clone().unwrap_or_default();
     let outer = pod.spec.as_ref().and_then(|s| s.security_context.clone()).unwrap_or_default();
     if own.run_as_non_root.or(outer.run_as_non_root) != Some(true) {
         return Ok(());

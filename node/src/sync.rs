@@ -318,6 +318,9 @@ mod tests {
         decision.actions.iter().map(word).collect()
     }
 
+    /// What, spec, sandboxes, containers, probe results, the actions that must come out.
+    type Case<'a> = (&'a str, &'a Value, Vec<cri::PodSandbox>, Vec<ContainerStatus>, Vec<(&'a str, ProbeKind, bool)>, Vec<&'a str>);
+
     #[test]
     fn decides_by_the_table() {
         use ContainerState::{Created, Exited, Running};
@@ -331,7 +334,7 @@ mod tests {
         let live = json!({"containers":[{"name":"a","image":"i","livenessProbe":{"tcpSocket":{"port":1}}}]});
         let deadline = json!({"activeDeadlineSeconds":60,"containers":[c("a")]});
         let (up, down) = (|| vec![sandbox(0, true)], || vec![sandbox(0, false)]);
-        let table: Vec<(&str, &Value, Vec<cri::PodSandbox>, Vec<ContainerStatus>, Vec<(&str, ProbeKind, bool)>, Vec<&str>)> = vec![
+        let table: Vec<Case<'_>> = vec![
             ("a new pod", &plain, vec![], vec![], vec![], vec!["sandbox 0"]),
             ("a sandbox alone", &plain, up(), vec![], vec![], vec!["start a 0", "start b 0"]),
             ("all runs", &plain, up(), vec![container("a", 0, Running, 0), container("b", 0, Running, 0)], vec![], vec![]),

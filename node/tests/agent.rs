@@ -1,5 +1,5 @@
 //! The agent over a hollow runtime: pods run, restart, end, are adopted and go.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 mod support;
 
@@ -236,4 +236,45 @@ async fn a_new_agent_adopts_what_runs_and_removes_only_its_own_orphans() {
     assert!(before.iter().any(|c| c.0 == id) && after.iter().any(|c| c.0 == id && c.1 == ContainerState::Running), "{uid}");
     assert_eq!(status(&api, "stays").container_statuses.unwrap()[0].restart_count, 0);
     node.stop().await;
+}
+
+#[tokio::test]
+async fn volumes_are_on_disk_while_the_pod_is_there() {
+    use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+    let api = FakeApi::new();
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = HollowRuntime::new();
+    let agent = NodeAgent::builder("n1", api.clone(), Arc::new(runtime.clone()))
+        .root_dir(dir.path().join("root"))
+        .log_dir(dir.path().join("logs"))
+        .build();
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(agent.run(stop.clone()));
+    let meta = json!({"name":"c","namespace":"ns"});
+    api.create(&serde_json::from_value::<Secret>(json!({"metadata":meta,"data":{"k":"c2VjcmV0"}})).unwrap()).await.unwrap();
+    let spec = json!({
+        "containers":[{"name":"c","image":"x:1","volumeMounts":[{"name":"cm","mountPath":"/cm"},{"name":"e","mountPath":"/e"}]}],
+        "volumes":[{"name":"cm","configMap":{"name":"c"}},{"name":"s","secret":{"secretName":"c"}},{"name":"e","emptyDir":{}},
+            {"name":"d","downwardAPI":{"items":[{"path":"name","fieldRef":{"fieldPath":"metadata.name"}}]}}],
+    });
+    api.create(&pod("web", spec)).await.unwrap();
+    api.until("the missing ConfigMap is told of", |api| {
+        let event = api.all::<Event>().into_iter().find(|e| e.reason.as_deref() == Some("FailedMount"))?;
+        (event.message.as_deref() == Some("MountVolume.SetUp failed for volume \"cm\" : configmap \"c\" not found")).then_some(())
+    })
+    .await;
+    api.create(&serde_json::from_value::<ConfigMap>(json!({"metadata":meta,"data":{"k":"v"}})).unwrap()).await.unwrap();
+    ready(&api, "web").await;
+    let uid = api.find::<Pod>("web").unwrap().metadata.uid.unwrap();
+    let home = dir.path().join("root/pods").join(uid);
+    let read = |path: &str| std::fs::read_to_string(home.join("volumes").join(path)).unwrap();
+    assert_eq!(read("kubernetes.io~configmap/cm/k"), "v");
+    assert_eq!(read("kubernetes.io~secret/s/k"), "secret");
+    assert_eq!(read("kubernetes.io~downward-api/d/name"), "web");
+    assert!(std::fs::read_to_string(home.join("etc-hosts")).unwrap().contains("\tweb\n"));
+    api.delete::<Pod>(&ObjectRef::new("ns", "web"), DeleteParams::default()).await.unwrap();
+    api.until("the pod is gone", |api| api.find::<Pod>("web").is_none().then_some(())).await;
+    assert!(!home.exists() && std::fs::read_dir(dir.path().join("logs")).unwrap().next().is_none());
+    stop.cancel();
+    task.await.unwrap();
 }

@@ -1,5 +1,5 @@
 //! An API in memory, as far as a node agent relies on it.
-#![allow(missing_docs, reason = "support for tests")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "support for tests")]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
