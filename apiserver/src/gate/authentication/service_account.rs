@@ -100,6 +100,15 @@ struct Header {
 }
 
 impl TokenKey {
+    /// A new key.
+    ///
+    /// # Errors
+    /// When the machine has no randomness.
+    pub fn generate() -> Result<Self, KeyRejected> {
+        let der = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).map_err(|_| KeyRejected)?;
+        Self::from_pkcs8(der.as_ref())
+    }
+
     /// From PKCS #8 in DER.
     ///
     /// # Errors

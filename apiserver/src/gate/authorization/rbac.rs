@@ -172,6 +172,11 @@ impl Rbac {
         let _ = self.state.ready.subscribe().wait_for(|ready| *ready).await;
     }
 
+    /// Whether the policy has been read.
+    pub fn is_ready(&self) -> bool {
+        *self.state.ready.borrow()
+    }
+
     fn index(&self) -> Arc<Index> {
         self.state.index.read().clone()
     }
@@ -230,7 +235,7 @@ async fn changed(changes: &mut broadcast::Receiver<ObjectChange>) -> bool {
 #[async_trait]
 impl Authorizer for Rbac {
     async fn authorize(&self, user: &User, request: &RequestInfo) -> Decision {
-        if !*self.state.ready.borrow() {
+        if !self.is_ready() {
             self.ready().await;
         }
         let index = self.index();
