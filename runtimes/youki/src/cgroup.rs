@@ -68,6 +68,10 @@ impl Hierarchies {
     /// Every process in a group and the groups below it.
     pub(crate) fn processes(&self, group: &str) -> BTreeSet<i32> {
         let mut found = BTreeSet::new();
+        // The root holds the whole machine, and is nobody's group.
+        if group.trim_matches('/').is_empty() {
+            return found;
+        }
         for directory in self.directories(group) {
             walk(&directory, &mut |d| {
                 if let Ok(text) = fs::read_to_string(d.join("cgroup.procs")) {
@@ -237,6 +241,12 @@ mod tests {
         assert_eq!(hierarchies.controller("cpuacct", "/a/b"), Some("/sys/fs/cgroup/cpu/a/b".into()));
         assert_eq!(hierarchies.controller("memory", "/a"), None);
         assert!(matches!(Hierarchies::parse("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n"), Hierarchies::V2(_)));
+    }
+
+    #[test]
+    fn the_root_is_no_group() {
+        let hierarchies = Hierarchies::detect().unwrap();
+        assert!(hierarchies.processes("/").is_empty() && hierarchies.processes("").is_empty());
     }
 
     #[test]

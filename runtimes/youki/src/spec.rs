@@ -27,6 +27,7 @@ const DEFAULT_CAPABILITIES: [&str; 14] = [
     "CAP_KILL",
     "CAP_AUDIT_WRITE",
 ];
+/// All, at the index of its number in the kernel.
 const ALL_CAPABILITIES: [&str; 41] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -83,8 +84,6 @@ const MASKED: [&str; 10] = [
     "/sys/firmware",
 ];
 const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-/// Most open files, soft and hard.
-const NOFILE: u64 = 1_048_576;
 
 /// Paths of the sandbox that go into every container.
 #[derive(Debug, Clone)]
@@ -110,6 +109,7 @@ pub(crate) struct Input<'a> {
     pub(crate) cgroup: &'a str,
     /// Devices of the host, for privileged containers.
     pub(crate) devices: &'a [Device],
+    pub(crate) available: Available,
 }
 
 /// A device of the host.
@@ -165,7 +165,43 @@ pub(crate) fn environment(config: &ContainerConfig, sandbox: &PodSandboxConfig, 
 }
 
 /// The capabilities of a container.
-pub(crate) fn capabilities(config: &ContainerConfig) -> Vec<String> {
+pub(crate) fn capabilities(config: &ContainerConfig, available: Available) -> Vec<String> {
+    let mut set = wanted_capabilities(config);
+    // What this process may not have it cannot give.
+    set.retain(|name| ALL_CAPABILITIES.iter().position(|c| c == name).is_some_and(|bit| available.capabilities & (1 << bit) != 0));
+    set
+}
+
+/// What this process has to give.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Available {
+    /// Its bounding set.
+    pub(crate) capabilities: u64,
+    /// Its own adjustment of the OOM killer's score, below which it cannot go without CAP_SYS_RESOURCE.
+    pub(crate) oom_score_adj: i64,
+}
+
+impl Available {
+    const SYS_RESOURCE: u64 = 1 << 24;
+
+    /// Of this process. Blocks.
+    pub(crate) fn detect() -> std::io::Result<Self> {
+        let status = std::fs::read_to_string("/proc/self/status")?;
+        let bounding = status.lines().find_map(|l| l.strip_prefix("CapBnd:")).unwrap_or_default();
+        let own = std::fs::read_to_string("/proc/self/oom_score_adj")?;
+        Ok(Self {
+            capabilities: u64::from_str_radix(bounding.trim(), 16).unwrap_or(u64::MAX),
+            oom_score_adj: own.trim().parse().unwrap_or_default(),
+        })
+    }
+
+    fn oom_score_adj(self, wanted: i64) -> i64 {
+        let wanted = wanted.clamp(-1000, 1000);
+        if self.capabilities & Self::SYS_RESOURCE == 0 { wanted.max(self.oom_score_adj) } else { wanted }
+    }
+}
+
+fn wanted_capabilities(config: &ContainerConfig) -> Vec<String> {
     let security = &config.security_context;
     if security.privileged {
         return ALL_CAPABILITIES.iter().map(|c| c.to_string()).collect();
@@ -281,7 +317,7 @@ fn mounts(input: &Input<'_>) -> Vec<Value> {
 /// Makes the spec.
 pub(crate) fn build(input: &Input<'_>) -> Value {
     let (config, security) = (input.config, &input.config.security_context);
-    let caps = capabilities(config);
+    let caps = capabilities(config, input.available);
     let cwd = [config.working_dir.as_str(), input.defaults.working_dir.as_deref().unwrap_or_default()]
         .into_iter()
         .find(|d| !d.is_empty())
@@ -295,10 +331,9 @@ pub(crate) fn build(input: &Input<'_>) -> Value {
         "env": environment(config, input.sandbox, input.defaults, &input.user.home),
         "cwd": cwd,
         "capabilities": { "bounding": caps, "effective": effective, "permitted": effective, "inheritable": [], "ambient": [] },
-        "rlimits": [{ "type": "RLIMIT_NOFILE", "hard": NOFILE, "soft": NOFILE }],
         "noNewPrivileges": security.no_new_privs,
     });
-    process["oomScoreAdj"] = json!(config.resources.oom_score_adj.clamp(-1000, 1000));
+    process["oomScoreAdj"] = json!(input.available.oom_score_adj(config.resources.oom_score_adj));
     let mut namespaces = vec![json!({ "type": "mount" }), json!({ "type": "cgroup" })];
     if security.namespace_options.pid != NamespaceMode::Node {
         namespaces.push(json!({ "type": "pid" }));
@@ -335,7 +370,7 @@ pub(crate) fn build(input: &Input<'_>) -> Value {
             "devices": devices,
             "maskedPaths": list(&security.masked_paths, &MASKED),
             "readonlyPaths": list(&security.readonly_paths, &READONLY),
-            "rootfsPropagation": if bidirectional { "rshared" } else if slave { "rslave" } else { "rprivate" },
+            "rootfsPropagation": if bidirectional { "shared" } else if slave { "slave" } else { "private" },
         },
     })
 }
@@ -373,6 +408,8 @@ mod tests {
     use super::*;
     use wharf_core::runtime::DnsConfig;
 
+    const ALL: Available = Available { capabilities: u64::MAX, oom_score_adj: 0 };
+
     fn strings(list: &[&str]) -> Vec<String> {
         list.iter().map(|s| s.to_string()).collect()
     }
@@ -396,11 +433,18 @@ mod tests {
             let mut config = ContainerConfig::default();
             config.security_context.add_capabilities = strings(add);
             config.security_context.drop_capabilities = strings(drop);
-            capabilities(&config)
+            capabilities(&config, ALL)
         };
         assert_eq!(caps(&[], &[]).len(), DEFAULT_CAPABILITIES.len());
         assert_eq!(caps(&["net_admin"], &["ALL"]), strings(&["CAP_NET_ADMIN"]));
         assert!(!caps(&["ALL"], &["SYS_ADMIN"]).contains(&"CAP_SYS_ADMIN".to_string()));
+    }
+
+    #[test]
+    fn nothing_is_given_that_is_not_there() {
+        let little = Available { capabilities: 1, oom_score_adj: 100 };
+        assert_eq!(capabilities(&ContainerConfig::default(), little), strings(&["CAP_CHOWN"]));
+        assert_eq!((little.oom_score_adj(-997), little.oom_score_adj(500), ALL.oom_score_adj(-997)), (100, 500, -997));
     }
 
     #[test]
@@ -431,6 +475,7 @@ mod tests {
             rootfs: Path::new("/r"),
             cgroup: "/wharf/p/c",
             devices: &[],
+            available: ALL,
         });
         let spec: oci_spec::runtime::Spec = serde_json::from_value(value).unwrap();
         let linux = spec.linux().clone().unwrap();

@@ -19,7 +19,7 @@ use super::streams::{self, Want};
 use super::{Inner, blocking, labels_match, new_id};
 use crate::image::{ImageConfig, ImageRecord};
 use crate::rootfs::{mkdir_in, mount_overlay, read_in, unmount};
-use crate::spec::{self, Device, Input, SandboxPaths, signal_number};
+use crate::spec::{self, Available, Device, Input, SandboxPaths, signal_number};
 use crate::state::{ContainerDir, ContainerRecord, Phase, ShimContainer, StatusRecord, read_json, write_json};
 use crate::user::{self, Wanted};
 use crate::wire::Hello;
@@ -190,6 +190,7 @@ impl Inner {
             rootfs: &rootfs,
             cgroup: &cgroup,
             devices: &devices,
+            available: Available::detect().map_err(fault)?,
         });
         write_json(&dir.spec(), &spec).map_err(fault)?;
         let log_path = sandbox_config.log_directory.join(&config.log_path);

@@ -244,6 +244,14 @@ impl Inner {
         if !self.sandboxes.contains_key(&sandbox.id) {
             return Ok(());
         }
+        if !sandbox.dir.record().exists() {
+            // An agent that came after this one has removed it.
+            for entry in self.entries_of(&sandbox.id) {
+                self.containers.remove(&entry.record.id);
+            }
+            self.sandboxes.remove(&sandbox.id);
+            return Ok(());
+        }
         self.stop_sandbox_locked(sandbox).await?;
         for entry in self.entries_of(&sandbox.id) {
             self.remove_container(&entry).await?;

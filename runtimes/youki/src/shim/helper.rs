@@ -61,6 +61,9 @@ pub(crate) struct Reply {
 /// Runs the request given as JSON; the exit status says whether an answer was written.
 pub(crate) fn main(invocation: &str) -> i32 {
     let Ok(invocation) = serde_json::from_str::<Invocation>(invocation) else { return 2 };
+    if let Some(directory) = invocation.reply.parent() {
+        super::diagnostics::install(&directory.join("shim.log"));
+    }
     let reply = match perform(invocation.request) {
         Ok(pid) => Reply { pid, error: None },
         Err(error) => Reply { pid: None, error: Some(error) },

@@ -4,6 +4,7 @@
 //! `/proc/self/exe` finds nothing it can write to (CVE-2019-5736). It serves containerd's task API on one socket
 //! and the bytes of standard streams on another.
 
+mod diagnostics;
 pub(crate) mod helper;
 mod io;
 mod log;
