@@ -125,7 +125,7 @@ impl ApiServerBuilder {
             None => TokenKey::generate().map_err(|e| ApiError::Encode(Box::new(e)))?,
         };
         let tokens = ServiceAccountTokens::new(key, &self.issuer, vec![self.issuer.clone()], late_api.clone(), clock.clone());
-        let mut plugins = default_plugins(late_api, layers.clone(), clock.clone());
+        let mut plugins = default_plugins(late_api, layers.clone());
         plugins.extend(self.admission);
         let reviews = Arc::new(GateReviews::new(layers.clone(), tokens.clone()));
         let registry =
@@ -152,7 +152,7 @@ impl ApiServerBuilder {
             handler: Arc::new(rest.clone()),
             authenticator,
             authorizer: authorizer.clone(),
-            streams: self.nodes.map(|nodes| PodStreams::new(internal, nodes, stop.clone())),
+            streams: self.nodes.map(|nodes| PodStreams::new(internal, nodes, clock.clone(), stop.clone())),
             tokens: Some(tokens.clone()),
             checks: checks(store, rbac.clone()),
             metrics,

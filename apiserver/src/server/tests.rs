@@ -188,7 +188,7 @@ async fn world(clock: Arc<dyn Clock>) -> World {
         handler: echo.clone(),
         authenticator,
         authorizer,
-        streams: Some(PodStreams::new(shared, Arc::new(Cat), stop.clone())),
+        streams: Some(PodStreams::new(shared, Arc::new(Cat), clock.clone(), stop.clone())),
         tokens: Some(tokens.clone()),
         checks: Checks::new(vec![Check::new("store", false, || Box::pin(async { Err("gone".into()) }))]),
         metrics: Metrics::default(),

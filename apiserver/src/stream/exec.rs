@@ -1,13 +1,14 @@
 //! `pods/exec` and `pods/attach` over WebSocket, in the protocols `v5.channel.k8s.io` and `v4.channel.k8s.io`.
 
 use bytes::Bytes;
-use futures::{SinkExt, StreamExt};
+use futures::StreamExt;
 use http::Response;
 use http::request::Parts;
 use hyper::upgrade::OnUpgrade;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusCause, StatusDetails};
 use tokio::sync::mpsc;
 use wharf_core::api::ApiError;
+use wharf_core::clock::Clock;
 use wharf_core::runtime::{AttachRequest, ExecRequest, RuntimeError, Session, TerminalSize};
 
 use super::websocket::{self, Received, Sink, Source};
@@ -79,7 +80,7 @@ pub(super) fn serve(
                     streams.nodes.attach(node, object, uid, &container, &AttachRequest { stdin, stdout, stderr, tty }).await
                 }
             };
-            Box::pin(run(sink, source, session, closable)).await;
+            Box::pin(run(sink, source, session, closable, &*streams.clock)).await;
         };
         stop.run_until_cancelled(work).await;
     });
@@ -103,13 +104,13 @@ fn outcome(exit: Result<Result<i32, RuntimeError>, ()>) -> Status {
 }
 
 /// Carries a session's streams until the process ends, or the client goes.
-async fn run(mut sink: Sink, source: Source, session: Result<Session, ApiError>, closable: bool) {
+async fn run(mut sink: Sink, mut source: Source, session: Result<Session, ApiError>, closable: bool, clock: &dyn Clock) {
     let status = match session {
         Ok(session) => {
             let Session { stdin, stdout, stderr, resize, exit } = session;
             // Reading and writing do not wait for each other, or a process that fills its output before it reads its
             // input would hang.
-            let input = input(source, stdin, resize, closable);
+            let input = input(&mut source, stdin, resize, closable);
             let output = output(&mut sink, stdout, stderr, exit);
             tokio::select! {
                 ended = output => ended,
@@ -121,21 +122,21 @@ async fn run(mut sink: Sink, source: Source, session: Result<Session, ApiError>,
     // Without a status the client is gone.
     if let Some(status) = status
         && let Ok(bytes) = serde_json::to_vec(&status)
+        && websocket::send(&mut sink, ERROR, &bytes).await.is_ok()
     {
-        let _ = websocket::send(&mut sink, ERROR, &bytes).await;
+        websocket::finish(&mut sink, &mut source, clock).await;
     }
-    let _ = sink.close().await;
 }
 
 /// From the client to the process; returns when the client is gone.
 async fn input(
-    mut source: Source,
+    source: &mut Source,
     mut stdin: Option<mpsc::Sender<Bytes>>,
     resize: Option<mpsc::Sender<TerminalSize>>,
     closable: bool,
 ) {
     loop {
-        match websocket::receive(&mut source).await {
+        match websocket::receive(source).await {
             Received::Data(STDIN, data) => {
                 if let Some(to) = &stdin
                     && !data.is_empty()

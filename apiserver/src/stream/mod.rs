@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use tokio_util::sync::CancellationToken;
 use wharf_core::api::{SharedApi, Target};
+use wharf_core::clock::Clock;
 use wharf_core::node::NodeConnector;
 use wharf_core::object::ObjectRef;
 
@@ -28,6 +29,7 @@ use crate::server::body::{failure, status_of};
 pub struct PodStreams {
     api: SharedApi,
     nodes: Arc<dyn NodeConnector>,
+    clock: Arc<dyn Clock>,
     stop: CancellationToken,
 }
 
@@ -69,8 +71,8 @@ fn bad_request(message: impl Into<String>) -> Box<Status> {
 impl PodStreams {
     /// Pods are looked up in `api`, which answers without authorization, and reached through `nodes`. Streams end with
     /// `stop`.
-    pub fn new(api: SharedApi, nodes: Arc<dyn NodeConnector>, stop: CancellationToken) -> Self {
-        Self { api, nodes, stop }
+    pub fn new(api: SharedApi, nodes: Arc<dyn NodeConnector>, clock: Arc<dyn Clock>, stop: CancellationToken) -> Self {
+        Self { api, nodes, clock, stop }
     }
 
     /// Whether a request for a pod is for one of these streams.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use futures::{SinkExt, StreamExt};
+use futures::StreamExt;
 use http::Response;
 use http::request::Parts;
 use hyper::upgrade::OnUpgrade;
@@ -99,7 +99,7 @@ async fn run(streams: PodStreams, asked: Asked, ports: Vec<u16>, pending: Pendin
         () = write => {}
         () = read => {}
     }
-    let _ = sink.close().await;
+    websocket::finish(&mut sink, &mut source, &*streams.clock).await;
 }
 
 /// Where a port is.

@@ -1,5 +1,7 @@
 //! The upgrade to a WebSocket, and Kubernetes' channels on it.
 
+use std::time::Duration;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
@@ -10,8 +12,11 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
+
+use wharf_core::clock::Clock;
 
 use super::bad_request;
 use crate::server::Body;
@@ -21,6 +26,9 @@ use crate::server::body::empty;
 const MAX_MESSAGE: usize = 4 << 20;
 /// What waits to be written before the writer waits too, in bytes.
 const WRITE_BUFFER: usize = 64 << 10;
+
+/// How long a client may take to answer a close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A WebSocket over an upgraded connection.
 pub(super) type Socket = WebSocketStream<TokioIo<Upgraded>>;
@@ -118,4 +126,18 @@ pub(super) async fn receive(source: &mut Source) -> Received {
         }
     }
     Received::End
+}
+
+/// Closes in good order: a client that gets no code takes it for an error, and a connection that is dropped with unread
+/// data may take the last words with it.
+pub(super) async fn finish(sink: &mut Sink, source: &mut Source, clock: &dyn Clock) {
+    let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    if sink.send(Message::Close(Some(frame))).await.is_err() {
+        return;
+    }
+    let drain = async { while receive(source).await != Received::End {} };
+    tokio::select! {
+        () = drain => {}
+        () = clock.sleep(CLOSE_TIMEOUT) => {}
+    }
 }

@@ -9,7 +9,6 @@ mod service_account;
 use std::sync::Arc;
 
 use wharf_core::api::SharedApi;
-use wharf_core::clock::Clock;
 
 pub use default_toleration_seconds::DefaultTolerationSeconds;
 pub use node_restriction::NodeRestriction;
@@ -21,10 +20,10 @@ use super::late::LateLayers;
 use crate::rest::admission::{Admission, AdmissionRequest, Operation};
 
 /// The plugins that are on by default, in Kubernetes' order. `api` reads without authorization and may be given late.
-pub fn default_plugins(api: SharedApi, layers: LateLayers, clock: Arc<dyn Clock>) -> Vec<Arc<dyn Admission>> {
+pub fn default_plugins(api: SharedApi, layers: LateLayers) -> Vec<Arc<dyn Admission>> {
     vec![
         Arc::new(NodeRestriction::new(api.clone())),
-        Arc::new(ServiceAccountPlugin::new(api.clone(), clock)),
+        Arc::new(ServiceAccountPlugin::new(api.clone())),
         Arc::new(Priority::new(api)),
         Arc::new(DefaultTolerationSeconds),
         Arc::new(RbacEscalation::new(layers)),

@@ -1,14 +1,13 @@
 //! Every pod has a service account, and its token in the usual place.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use rand::RngExt;
 use serde_json::{Value, json};
-use wharf_core::api::{ApiError, SharedApi, Target};
-use wharf_core::clock::Clock;
+use wharf_core::api::{ApiError, ApiExt, SharedApi, Target};
 use wharf_core::object::ObjectRef;
 
 use super::creates_pod;
@@ -17,9 +16,8 @@ use crate::rest::admission::{Admission, AdmissionRequest, Warnings};
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// Life of the token that is mounted, in seconds.
 const TOKEN_SECONDS: i64 = 3607;
-/// How often, and after which pause, an account that is missing is looked for again.
-const LOOKUPS: usize = 10;
-const LOOKUP_PAUSE: Duration = Duration::from_millis(50);
+/// The account that every namespace has.
+const DEFAULT: &str = "default";
 /// A pod that a node reports of itself.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const SUFFIX: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -28,25 +26,33 @@ const SUFFIX: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 #[derive(Debug, Clone)]
 pub struct ServiceAccountPlugin {
     api: SharedApi,
-    clock: Arc<dyn Clock>,
 }
 
 impl ServiceAccountPlugin {
     /// Reads service accounts from `api`.
-    pub fn new(api: SharedApi, clock: Arc<dyn Clock>) -> Self {
-        Self { api, clock }
+    pub fn new(api: SharedApi) -> Self {
+        Self { api }
     }
 
-    /// The account. One that is not there yet is waited for: a namespace is younger than its default account.
-    async fn account(&self, namespace: &str, name: &str) -> Result<Arc<ServiceAccount>, ApiError> {
-        let target = Target::of::<ServiceAccount>(ObjectRef::new(namespace, name));
-        for _ in 0..LOOKUPS {
-            match self.api.get(&target).await {
-                Err(error) if error.is_not_found() => self.clock.sleep(LOOKUP_PAUSE).await,
-                found => return Ok(found?.decode()?),
+    /// The account. A namespace may be younger than its default account, which is made here if nobody else was faster: a pod
+    /// need not wait for the controller that sees to it.
+    async fn account(&self, namespace: &str, name: &str, dry_run: bool) -> Result<Arc<ServiceAccount>, ApiError> {
+        let reference = ObjectRef::new(namespace, name);
+        if let Some(account) = self.api.get_opt::<ServiceAccount>(&reference).await? {
+            return Ok(account);
+        }
+        let metadata = ObjectMeta { name: Some(name.into()), namespace: Some(namespace.into()), ..ObjectMeta::default() };
+        let fresh = ServiceAccount { metadata, ..ServiceAccount::default() };
+        if name == DEFAULT && dry_run {
+            return Ok(Arc::new(fresh));
+        }
+        if name == DEFAULT {
+            match self.api.create(&fresh).await {
+                Err(error) if error.is_already_exists() => {}
+                made => return made,
             }
         }
-        Ok(self.api.get(&target).await?.decode()?)
+        Ok(self.api.get(&Target::of::<ServiceAccount>(reference)).await?.decode()?)
     }
 }
 
@@ -88,10 +94,10 @@ impl Admission for ServiceAccountPlugin {
         }
         let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return Ok(Warnings::new()) };
         let given = |name: &str| spec.get(name).and_then(Value::as_str).filter(|n| !n.is_empty()).map(str::to_owned);
-        let name = given("serviceAccountName").or_else(|| given("serviceAccount")).unwrap_or_else(|| "default".into());
+        let name = given("serviceAccountName").or_else(|| given("serviceAccount")).unwrap_or_else(|| DEFAULT.into());
         spec.insert("serviceAccountName".into(), name.as_str().into());
         spec.insert("serviceAccount".into(), name.as_str().into());
-        let account = match self.account(&request.namespace, &name).await {
+        let account = match self.account(&request.namespace, &name, request.dry_run).await {
             Ok(account) => account,
             Err(error) if error.is_not_found() => {
                 let why = format!("error looking up service account {}/{name}: serviceaccount {name:?} not found", request.namespace);
