@@ -61,7 +61,11 @@ pub(crate) fn unmount(path: &Path) -> io::Result<()> {
 }
 
 fn open_in(root: impl AsFd, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
-    openat2(root, path, OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS))
+    openat2(
+        root,
+        path,
+        OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS),
+    )
 }
 
 /// Reads a file as a process whose root is `root` would find it. `None` if it is missing.

@@ -29,8 +29,7 @@ struct PasswdEntry<'a> {
 fn passwd_entries(text: &str) -> impl Iterator<Item = PasswdEntry<'_>> {
     text.lines().filter_map(|line| {
         let mut fields = line.split(':');
-        let (name, _, uid, gid, _, home) =
-            (fields.next()?, fields.next()?, fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+        let (name, _, uid, gid, _, home) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?, fields.next()?, fields.next()?);
         Some(PasswdEntry { name, uid: uid.parse().ok()?, gid: gid.parse().ok()?, home })
     })
 }
@@ -59,7 +58,8 @@ pub(crate) fn resolve(wanted: &Wanted<'_>, passwd: &str, group: &str) -> Result<
         None => match passwd_entries(passwd).find(|e| e.name == image_user) {
             Some(entry) => (entry.uid, Some(entry)),
             None => {
-                let uid: u32 = image_user.parse().map_err(|_| format!("unable to find user {image_user}: no matching entries in passwd file"))?;
+                let uid: u32 =
+                    image_user.parse().map_err(|_| format!("unable to find user {image_user}: no matching entries in passwd file"))?;
                 (uid, passwd_entries(passwd).find(|e| e.uid == uid))
             }
         },

@@ -1,5 +1,8 @@
 //! Real containers, made from this very executable: needs root, cgroups and overlayfs, nothing from the network.
 
+// The whole file is a test, though not in the eyes of the linter.
+#![allow(clippy::unwrap_used)]
+
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,6 +63,8 @@ fn main() {
         ("youki.adopt.dead_shim", || run(dead_shim)),
         ("youki.remove.leaves_nothing", || run(leaves_nothing)),
         ("youki.images.remove_keeps_layers_in_use", || run(image_removal)),
+        ("youki.images.pull", || run(pull)),
+        ("youki.images.pull_refused", || run(pull_refused)),
         ("youki.parallel.pods", || run(parallel)),
     ];
     let trials = cases
@@ -205,10 +210,9 @@ fn image_layout(directory: &Path) {
         }
     }
     tar.append_path_with_name("/proc/self/exe", "bin/demo").unwrap();
-    for (path, text) in [
-        ("etc/passwd", "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n"),
-        ("etc/group", "app:x:1001:\nextra:x:44:app\n"),
-    ] {
+    for (path, text) in
+        [("etc/passwd", "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n"), ("etc/group", "app:x:1001:\nextra:x:44:app\n")]
+    {
         let mut header = tar::Header::new_gnu();
         header.set_size(text.len() as u64);
         header.set_mode(0o644);
@@ -774,13 +778,104 @@ async fn image_removal(f: Fixture) {
     f.runtime.remove_image(&ImageSpec::new(IMAGE)).await.unwrap();
 }
 
+/// A registry that serves one small image, and counts requests for its layer. With `broken` the layer is another.
+async fn registry(broken: bool) -> (String, Arc<std::sync::atomic::AtomicUsize>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(2);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    tar.append_data(&mut header, "file", &b"hi"[..]).unwrap();
+    let tar = tar.into_inner().unwrap();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&tar).unwrap();
+    let layer = gzip.finish().unwrap();
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux", "config": { "User": "7", "Cmd": ["/file"] },
+        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", sha(&tar))] },
+    });
+    let config = config.to_string().into_bytes();
+    let descriptor = |kind: &str, bytes: &[u8]| serde_json::json!({ "mediaType": kind, "digest": format!("sha256:{}", sha(bytes)), "size": bytes.len() });
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &layer)],
+    });
+    let manifest = manifest.to_string().into_bytes();
+    let (config_path, layer_path) = (format!("blobs/sha256:{}", sha(&config)), format!("blobs/sha256:{}", sha(&layer)));
+    let layer = if broken { b"not it".to_vec() } else { layer };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let fetched = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = fetched.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let head = String::from_utf8(head).unwrap();
+            let path = head.split(' ').nth(1).unwrap();
+            let (status, kind, body): (&str, &str, &[u8]) = if path == "/v2/" {
+                ("200 OK", "application/json", b"{}")
+            } else if path.ends_with("/app/manifests/v1") {
+                ("200 OK", "application/vnd.oci.image.manifest.v1+json", &manifest)
+            } else if path.ends_with(&config_path) {
+                ("200 OK", "application/octet-stream", &config)
+            } else if path.ends_with(&layer_path) {
+                count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                ("200 OK", "application/octet-stream", &layer)
+            } else {
+                ("404 Not Found", "application/json", b"{\"errors\":[{\"code\":\"MANIFEST_UNKNOWN\",\"message\":\"manifest unknown\"}]}")
+            };
+            let head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            stream.write_all(head.as_bytes()).await.unwrap();
+            stream.write_all(body).await.unwrap();
+        }
+    });
+    (address, fetched)
+}
+
+async fn pull(f: Fixture) {
+    let (address, fetched) = registry(false).await;
+    let image = ImageSpec::new(format!("{address}/app:v1"));
+    let (first, second) = tokio::join!(f.runtime.pull_image(&image, None), f.runtime.pull_image(&image, None));
+    let id = first.unwrap();
+    assert_eq!(id, second.unwrap());
+    assert_eq!(fetched.load(std::sync::atomic::Ordering::Relaxed), 1);
+    let pulled = f.runtime.image_status(&ImageSpec::new(&id)).await.unwrap().unwrap();
+    assert_eq!((pulled.repo_tags.as_slice(), pulled.uid), (&[format!("{address}/app:v1")][..], Some(7)));
+    assert!(pulled.repo_digests[0].starts_with(&format!("{address}/app@sha256:")));
+    assert_eq!(std::fs::read_dir(f.root.join("images/tmp")).unwrap().count(), 0);
+}
+
+async fn pull_refused(f: Fixture) {
+    let (address, _) = registry(true).await;
+    for (name, says) in [("other:v1", "manifest unknown"), ("app:v1", "sha256")] {
+        let image = format!("{address}/{name}");
+        let error = f.runtime.pull_image(&ImageSpec::new(&image), None).await.unwrap_err();
+        assert!(matches!(&error, RuntimeError::PullFailed { message, .. } if message.contains(says)), "{error}");
+        assert!(f.runtime.image_status(&ImageSpec::new(&image)).await.unwrap().is_none());
+    }
+    let error = f.runtime.pull_image(&ImageSpec::new("localhost:1/a:v1"), None).await.unwrap_err();
+    assert!(matches!(&error, RuntimeError::PullFailed { retry: Retry::Transient, .. }), "{error}");
+    assert_eq!(std::fs::read_dir(f.root.join("images/tmp")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(f.root.join("images/layers")).unwrap().count(), 1);
+}
+
 async fn parallel(f: Fixture) {
+    let begun = std::time::Instant::now();
+    f.started(&["hang"], |_| {}).await;
+    println!("a pod running after {:?}", begun.elapsed());
     const PODS: usize = 8;
     let begun = std::time::Instant::now();
     let pods = (0..PODS).map(|n| {
         let f = &f;
         async move {
-            let config = f.sandbox_config(&format!("u{n}"));
+            let config = f.sandbox_config(&format!("n{n}"));
             let sandbox = f.runtime.run_pod_sandbox(&config, "").await.unwrap();
             let container = f.runtime.create_container(&sandbox, &f.container_config(&["hang"]), &config).await.unwrap();
             f.runtime.start_container(&container).await.unwrap();
@@ -789,5 +884,5 @@ async fn parallel(f: Fixture) {
     });
     futures::future::join_all(pods).await;
     println!("{PODS} pods running after {:?}", begun.elapsed());
-    assert_eq!(f.runtime.list_pod_sandbox(&PodSandboxFilter::default()).await.unwrap().len(), PODS);
+    assert_eq!(f.runtime.list_pod_sandbox(&PodSandboxFilter::default()).await.unwrap().len(), PODS + 1);
 }

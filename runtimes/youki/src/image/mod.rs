@@ -432,9 +432,7 @@ pub(crate) fn to_image(record: &ImageRecord) -> Image {
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ImageError> + Send + 'static) -> Result<T, ImageError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => {
-            Err(ImageError::Io { operation: "unpack in", path: PathBuf::new(), source: io::Error::other(error) })
-        }
+        Err(error) => Err(ImageError::Io { operation: "unpack in", path: PathBuf::new(), source: io::Error::other(error) }),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::StreamExt;
 use oci_client::client::{ClientConfig, ClientProtocol};
 use oci_client::errors::OciDistributionError;
 use oci_client::manifest::{IMAGE_DOCKER_LAYER_GZIP_MEDIA_TYPE, OciDescriptor};
@@ -19,7 +20,8 @@ type Work = Arc<tempfile::TempDir>;
 
 pub(super) async fn pull(store: &ImageStore, reference: &Reference, auth: Option<&AuthConfig>) -> Result<String, ImageError> {
     let protocol = if store.is_insecure(reference.registry()) { ClientProtocol::Http } else { ClientProtocol::Https };
-    let client = Client::new(ClientConfig { protocol, user_agent: concat!("wharf/", env!("CARGO_PKG_VERSION")), ..ClientConfig::default() });
+    let client =
+        Client::new(ClientConfig { protocol, user_agent: concat!("wharf/", env!("CARGO_PKG_VERSION")), ..ClientConfig::default() });
     let auth = match auth {
         Some(auth) if !auth.registry_token.is_empty() => RegistryAuth::Bearer(auth.registry_token.clone()),
         Some(auth) if !auth.username.is_empty() => RegistryAuth::Basic(auth.username.clone(), auth.password.clone()),
@@ -33,8 +35,7 @@ pub(super) async fn pull(store: &ImageStore, reference: &Reference, auth: Option
     if manifest.config.size < 0 || manifest.config.size as u64 > MAX_DOCUMENT {
         return Err(ImageError::malformed(format!("configuration of {} bytes", manifest.config.size)));
     }
-    let mut config = Vec::new();
-    client.pull_blob(reference, &manifest.config, &mut config).await.map_err(registry_error)?;
+    let config = document(&client, reference, &manifest.config).await?;
     if digest(&config) != manifest.config.digest {
         return Err(ImageError::DigestMismatch {
             what: "the configuration".into(),
@@ -42,14 +43,12 @@ pub(super) async fn pull(store: &ImageStore, reference: &Reference, auth: Option
             actual: digest(&config),
         });
     }
-    let parsed: ImageConfig =
-        serde_json::from_slice(&config).map_err(|e| ImageError::malformed(format!("configuration: {e}")))?;
+    let parsed: ImageConfig = serde_json::from_slice(&config).map_err(|e| ImageError::malformed(format!("configuration: {e}")))?;
     if parsed.rootfs.diff_ids.len() != manifest.layers.len() {
         return Err(ImageError::malformed(format!("{} layers, but {} diff_ids", manifest.layers.len(), parsed.rootfs.diff_ids.len())));
     }
-    let work: Work = Arc::new(
-        tempfile::Builder::new().prefix("pull-").tempdir_in(store.tmp()).map_err(ImageError::io("create", store.tmp()))?,
-    );
+    let work: Work =
+        Arc::new(tempfile::Builder::new().prefix("pull-").tempdir_in(store.tmp()).map_err(ImageError::io("create", store.tmp()))?);
     let mut layers = Vec::with_capacity(manifest.layers.len());
     for (number, (layer, diff_id)) in manifest.layers.iter().zip(&parsed.rootfs.diff_ids).enumerate() {
         layers.push(fetch(store, &client, reference, layer, diff_id, number, &work).await?);
@@ -60,6 +59,20 @@ pub(super) async fn pull(store: &ImageStore, reference: &Reference, auth: Option
     }
     let store = store.clone();
     blocking(move || store.commit(&config, layers, &references)).await
+}
+
+/// A small blob, held in memory and no larger than it says.
+async fn document(client: &Client, reference: &Reference, descriptor: &OciDescriptor) -> Result<Vec<u8>, ImageError> {
+    let mut stream = client.pull_blob_stream(reference, descriptor).await.map_err(registry_error)?.stream;
+    let mut out = Vec::new();
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(|e| ImageError::Registry { message: e.to_string(), transient: true })?;
+        if (out.len() + chunk.len()) as u64 > MAX_DOCUMENT {
+            return Err(ImageError::malformed(format!("configuration of more than {MAX_DOCUMENT} bytes")));
+        }
+        out.extend_from_slice(&chunk);
+    }
+    Ok(out)
 }
 
 async fn fetch(

@@ -481,9 +481,7 @@ impl Inner {
             stdout: request.stdout,
             stderr: request.stderr,
         };
-        let connection = streams::connect(&entry.sandbox.dir.stream_socket(), &hello)
-            .await
-            .map_err(|e| RuntimeError::transient(op, e))?;
+        let connection = streams::connect(&entry.sandbox.dir.stream_socket(), &hello).await.map_err(|e| RuntimeError::transient(op, e))?;
         let want = Want { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, tty: entry.record.config.tty };
         Ok(streams::session(connection, want, async {}))
     }
@@ -514,13 +512,13 @@ impl Inner {
             stderr: request.stderr,
         };
         let connected = async {
-            let connection = streams::connect(&entry.sandbox.dir.stream_socket(), &hello)
-                .await
-                .map_err(|e| RuntimeError::transient(op, e))?;
+            let connection =
+                streams::connect(&entry.sandbox.dir.stream_socket(), &hello).await.map_err(|e| RuntimeError::transient(op, e))?;
             let start = api::StartRequest { id: entry.record.id.clone(), exec_id: exec_id.clone(), ..Default::default() };
-            client.start(call(), &start).await.map_err(|e| {
-                RuntimeError::permanent(op, format!("failed to exec in container: failed to start exec: {}", message(&e)))
-            })?;
+            client
+                .start(call(), &start)
+                .await
+                .map_err(|e| RuntimeError::permanent(op, format!("failed to exec in container: failed to start exec: {}", message(&e))))?;
             Ok(connection)
         };
         match connected.await {
@@ -540,7 +538,12 @@ impl Inner {
         }
     }
 
-    pub(super) async fn exec_sync(self: &Arc<Self>, entry: &Arc<Entry>, command: &[String], timeout: Duration) -> RuntimeResult<ExecResult> {
+    pub(super) async fn exec_sync(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        command: &[String],
+        timeout: Duration,
+    ) -> RuntimeResult<ExecResult> {
         let request = ExecRequest { command: command.to_vec(), stdout: true, stderr: true, ..ExecRequest::default() };
         let run = async {
             let mut session = self.exec(entry, &request).await?;

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use containerd_shim_protos::{api, events};
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::shim::events::ForwardRequest;
 use containerd_shim_protos::shim_async::{Events, create_events};
 use containerd_shim_protos::ttrpc;
 use containerd_shim_protos::ttrpc::r#async::{Server, TtrpcContext};
+use containerd_shim_protos::{api, events};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 

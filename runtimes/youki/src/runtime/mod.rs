@@ -104,10 +104,7 @@ async fn blocking<T: Send + 'static>(op: &'static str, work: impl FnOnce() -> T 
 }
 
 /// Runs a call to its end even if the caller drops its future: half of a container helps nobody.
-async fn detached<T: Send + 'static>(
-    op: &'static str,
-    work: impl Future<Output = RuntimeResult<T>> + Send + 'static,
-) -> RuntimeResult<T> {
+async fn detached<T: Send + 'static>(op: &'static str, work: impl Future<Output = RuntimeResult<T>> + Send + 'static) -> RuntimeResult<T> {
     tokio::spawn(work).await.map_err(|e| RuntimeError::transient(op, e))?
 }
 
@@ -168,16 +165,14 @@ impl YoukiRuntimeBuilder {
             let mut directory = std::fs::DirBuilder::new();
             directory.recursive(true).mode(0o711);
             directory.create(paths.sandboxes()).map_err(|e| RuntimeError::permanent("open the root directory", e))?;
-            let images =
-                ImageStore::open(paths.images(), insecure).map_err(|e| RuntimeError::permanent("open the image store", e))?;
+            let images = ImageStore::open(paths.images(), insecure).map_err(|e| RuntimeError::permanent("open the image store", e))?;
             let cgroups = Hierarchies::detect().map_err(|e| RuntimeError::permanent("find cgroups", e))?;
             Ok((images, cgroups))
         })
         .await??;
         let stop = CancellationToken::new();
-        let mut exits = events::listen(&layout.events_socket(), stop.clone())
-            .await
-            .map_err(|e| RuntimeError::permanent("listen for events", e))?;
+        let mut exits =
+            events::listen(&layout.events_socket(), stop.clone()).await.map_err(|e| RuntimeError::permanent("listen for events", e))?;
         let inner = Arc::new(Inner {
             layout,
             images,
@@ -420,9 +415,10 @@ impl RuntimeService for YoukiRuntime {
     async fn events(&self) -> RuntimeResult<BoxStream<'static, ContainerEvent>> {
         let receiver = self.inner.events.subscribe();
         // A listener that lags ends, and lists again.
-        Ok(Box::pin(futures::stream::unfold(receiver, |mut receiver| async move {
-            receiver.recv().await.ok().map(|event| (event, receiver))
-        })))
+        Ok(Box::pin(futures::stream::unfold(
+            receiver,
+            |mut receiver| async move { receiver.recv().await.ok().map(|event| (event, receiver)) },
+        )))
     }
 }
 

@@ -223,9 +223,7 @@ impl Inner {
         // First, so that nothing new starts in it.
         sandbox.record.write().stopped = true;
         let saved = sandbox.clone();
-        blocking("stop_pod_sandbox", move || saved.save())
-            .await?
-            .map_err(|e| RuntimeError::transient("stop_pod_sandbox", e))?;
+        blocking("stop_pod_sandbox", move || saved.save()).await?.map_err(|e| RuntimeError::transient("stop_pod_sandbox", e))?;
         let entries = self.entries_of(&sandbox.id);
         let stops = futures::future::join_all(entries.iter().map(|e| self.stop_container(e, Duration::ZERO))).await;
         stops.into_iter().collect::<RuntimeResult<()>>()?;
@@ -367,11 +365,8 @@ fn write_files(sandbox: &Sandbox, config: &PodSandboxConfig) -> std::io::Result<
         None => std::fs::read("/etc/resolv.conf").unwrap_or_default(),
     };
     write_readable(&sandbox.dir.resolv_conf(), &resolver)?;
-    let hostname = if config.hostname.is_empty() {
-        nix::unistd::gethostname()?.to_string_lossy().into_owned()
-    } else {
-        config.hostname.clone()
-    };
+    let hostname =
+        if config.hostname.is_empty() { nix::unistd::gethostname()?.to_string_lossy().into_owned() } else { config.hostname.clone() };
     write_readable(&sandbox.dir.hostname(), format!("{hostname}\n").as_bytes())?;
     if !config.log_directory.as_os_str().is_empty() {
         std::fs::create_dir_all(&config.log_directory)?;

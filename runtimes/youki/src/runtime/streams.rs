@@ -140,6 +140,7 @@ pub(crate) async fn connect_in(netns: Option<PathBuf>, port: u16) -> RuntimeResu
         })
         .map_err(|e| RuntimeError::transient("port_forward", e))?;
     let stream = receive.await.map_err(|e| RuntimeError::transient("port_forward", e))?;
-    let stream = stream.map_err(|e| RuntimeError::transient("port_forward", io::Error::new(e.kind(), format!("connect to port {port}: {e}"))))?;
+    let stream =
+        stream.map_err(|e| RuntimeError::transient("port_forward", io::Error::new(e.kind(), format!("connect to port {port}: {e}"))))?;
     tokio::net::TcpStream::from_std(stream).map_err(|e| RuntimeError::transient("port_forward", e))
 }

@@ -139,7 +139,14 @@ fn chain(error: impl std::error::Error) -> String {
     text
 }
 
-fn sandbox_up(ns_dir: &Path, shm: &Path, network: bool, ipc: bool, hostname: Option<&str>, sysctls: &[(String, String)]) -> Result<(), String> {
+fn sandbox_up(
+    ns_dir: &Path,
+    shm: &Path,
+    network: bool,
+    ipc: bool,
+    hostname: Option<&str>,
+    sysctls: &[(String, String)],
+) -> Result<(), String> {
     let step = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
     let errno = |what: &'static str| move |e: nix::errno::Errno| format!("{what}: {e}");
     let mut flags = CloneFlags::CLONE_NEWUTS;

@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use containerd_shim::asynchronous::{ExitSignal, Shim};
 use containerd_shim::asynchronous::publisher::RemotePublisher;
+use containerd_shim::asynchronous::{ExitSignal, Shim};
 use containerd_shim::{Config, Flags, StartOpts};
 use containerd_shim_protos::api::DeleteResponse;
 
@@ -35,10 +35,8 @@ const RUNTIME_ID: &str = "io.wharf.youki.v1";
 /// Call it first thing in `main`, before any thread exists and before arguments are read:
 ///
 /// ```no_run
-/// fn main() {
-///     wharf_runtime_youki::shim_main();
-///     // the program proper
-/// }
+/// wharf_runtime_youki::shim_main();
+/// // the program proper
 /// ```
 ///
 /// # Panics

@@ -12,7 +12,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use containerd_shim::asynchronous::ExitSignal;
 use containerd_shim::asynchronous::publisher::RemotePublisher;
-use containerd_shim_protos::{api, events};
 use containerd_shim_protos::cgroups::metrics::{CPUStat, CPUUsage, MemoryEntry, MemoryStat, Metrics};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp as ProtoTimestamp;
@@ -20,6 +19,7 @@ use containerd_shim_protos::protobuf::{EnumOrUnknown, Message, MessageDyn, Messa
 use containerd_shim_protos::shim_async::Task;
 use containerd_shim_protos::ttrpc;
 use containerd_shim_protos::ttrpc::r#async::TtrpcContext;
+use containerd_shim_protos::{api, events};
 use jiff::Timestamp;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag};
 use nix::sys::signal::{Signal, kill};
