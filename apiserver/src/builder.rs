@@ -128,8 +128,7 @@ impl ApiServerBuilder {
         let mut plugins = default_plugins(late_api, layers.clone());
         plugins.extend(self.admission);
         let reviews = Arc::new(GateReviews::new(layers.clone(), tokens.clone()));
-        let registry =
-            Arc::new(Registry::new(self.table, caches, clock.clone(), AdmissionChain::new(plugins), Some(reviews), self.ranges));
+        let registry = Arc::new(Registry::new(self.table, caches, clock.clone(), AdmissionChain::new(plugins), Some(reviews), self.ranges));
         registry.bootstrap().await?;
         let internal: SharedApi = Arc::new(LocalApi::new(registry.clone(), Arc::new(Masters), User::master("system:apiserver")));
         late.bind(internal.clone());

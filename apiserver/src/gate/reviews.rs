@@ -79,7 +79,9 @@ impl GateReviews {
         let decision = self.layers.layers()?.authorizer.authorize(user, info).await;
         Ok(match decision {
             Decision::Allow => SubjectAccessReviewStatus { allowed: true, ..SubjectAccessReviewStatus::default() },
-            Decision::Deny { reason } => SubjectAccessReviewStatus { denied: Some(true), reason: Some(reason), ..SubjectAccessReviewStatus::default() },
+            Decision::Deny { reason } => {
+                SubjectAccessReviewStatus { denied: Some(true), reason: Some(reason), ..SubjectAccessReviewStatus::default() }
+            }
             Decision::NoOpinion => SubjectAccessReviewStatus::default(),
         })
     }

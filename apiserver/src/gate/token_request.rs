@@ -32,7 +32,10 @@ impl ServiceAccountTokens {
         let spec = request.spec.get_or_insert_default();
         let seconds = spec.expiration_seconds.unwrap_or(DEFAULT_EXPIRATION);
         if seconds < *EXPIRATION.start() {
-            return Err(invalid("spec.expirationSeconds", &format!("Invalid value: {seconds}: may not specify a duration less than 10 minutes")));
+            return Err(invalid(
+                "spec.expirationSeconds",
+                &format!("Invalid value: {seconds}: may not specify a duration less than 10 minutes"),
+            ));
         }
         if seconds > *EXPIRATION.end() {
             return Err(invalid("spec.expirationSeconds", "Too long: may not specify a duration larger than 2^32 seconds"));
@@ -75,7 +78,10 @@ impl ServiceAccountTokens {
                 let pod = object.decode::<Pod>()?;
                 let spec = pod.spec.as_ref();
                 if spec.and_then(|s| s.service_account_name.as_deref()).unwrap_or("default") != account {
-                    return Err(invalid("spec.boundObjectRef", &format!("cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name.")));
+                    return Err(invalid(
+                        "spec.boundObjectRef",
+                        &format!("cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name."),
+                    ));
                 }
                 if let Some(node) = spec.and_then(|s| s.node_name.as_deref()) {
                     // The node informs; a pod outlives no node for long.

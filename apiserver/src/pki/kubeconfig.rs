@@ -31,8 +31,7 @@ pub fn kubeconfig(cluster: &str, server: &str, ca_certificate: &str, contexts: &
             json!({"name": name, "user": user})
         })
         .collect();
-    let named: Vec<Value> =
-        contexts.iter().map(|(name, _)| json!({"name": name, "context": {"cluster": cluster, "user": name}})).collect();
+    let named: Vec<Value> = contexts.iter().map(|(name, _)| json!({"name": name, "context": {"cluster": cluster, "user": name}})).collect();
     let config = json!({
         "apiVersion": "v1",
         "kind": "Config",

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use jiff::{Timestamp, ToSpan};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -145,7 +146,12 @@ impl Pki {
         ca.subject_alt_names = vec![SanType::DnsName(NAME.try_into().map_err(failed(NAME))?)];
         let certificate = ca.self_signed(&key).map_err(failed(NAME))?;
         let token = KeyPair::generate().map_err(failed("service accounts"))?;
-        Self::assemble(Identity { certificate: certificate.pem(), key: key.serialize_pem() }, token.serialize_pem(), clock.now(), Path::new("memory"))
+        Self::assemble(
+            Identity { certificate: certificate.pem(), key: key.serialize_pem() },
+            token.serialize_pem(),
+            clock.now(),
+            Path::new("memory"),
+        )
     }
 
     /// The CA and token key in a directory, made on first use. The directory gets mode 0700, keys 0600.
@@ -258,7 +264,13 @@ mod tests {
         let (der, _) = identity.der().unwrap();
         let (_, certificate) = x509_parser::parse_x509_certificate(&der).unwrap();
         let names = format!("{:?}", certificate.subject_alternative_name().unwrap().unwrap().value);
-        for expected in ["DNSName(\"wharf.test\")", "DNSName(\"kubernetes.default.svc\")", "IPAddress([10, 96, 0, 1])", "IPAddress([10, 1, 2, 3])", "IPAddress([127, 0, 0, 1])"] {
+        for expected in [
+            "DNSName(\"wharf.test\")",
+            "DNSName(\"kubernetes.default.svc\")",
+            "IPAddress([10, 96, 0, 1])",
+            "IPAddress([10, 1, 2, 3])",
+            "IPAddress([127, 0, 0, 1])",
+        ] {
             assert!(names.contains(expected), "{expected} is not in {names}");
         }
         assert!(pki.serving(&["\u{fc}".into()], &[]).is_err());

@@ -122,8 +122,7 @@ fn internal(cause: &str) -> Box<Status> {
 
 /// Whether a request lives as long as its client wants: Kubernetes' `longRunningRequestRE`.
 fn is_long_running(info: &RequestInfo) -> bool {
-    info.is_resource
-        && (info.verb == "watch" || matches!(info.subresource.as_str(), "attach" | "exec" | "proxy" | "log" | "portforward"))
+    info.is_resource && (info.verb == "watch" || matches!(info.subresource.as_str(), "attach" | "exec" | "proxy" | "log" | "portforward"))
 }
 
 impl ApiServerService {
@@ -248,12 +247,10 @@ impl Inner {
                 Some(body::typed(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text))
             }
             "/.well-known/openid-configuration" => self.parts.tokens.as_ref().map(health::openid_configuration),
-            "/openid/v1/jwks" => {
-                self.parts.tokens.as_ref().map(|t| match serde_json::to_vec(&t.key().jwks()) {
-                    Ok(keys) => body::typed(StatusCode::OK, "application/jwk-set+json", keys),
-                    Err(error) => body::status(&internal(&error.to_string())),
-                })
-            }
+            "/openid/v1/jwks" => self.parts.tokens.as_ref().map(|t| match serde_json::to_vec(&t.key().jwks()) {
+                Ok(keys) => body::typed(StatusCode::OK, "application/jwk-set+json", keys),
+                Err(error) => body::status(&internal(&error.to_string())),
+            }),
             _ => {
                 let verbose = path::query_pairs(&parts.uri).iter().any(|(name, _)| name == "verbose");
                 self.parts.checks.answer(asked, verbose).await

@@ -45,7 +45,8 @@ struct FakeApi(parking_lot::Mutex<BTreeMap<(String, ObjectRef), Arc<Object>>>);
 
 impl FakeApi {
     fn put<K: wharf_core::api::Kind>(&self, object: Value) {
-        let (namespace, name) = (object["metadata"]["namespace"].as_str().unwrap_or_default(), object["metadata"]["name"].as_str().unwrap());
+        let (namespace, name) =
+            (object["metadata"]["namespace"].as_str().unwrap_or_default(), object["metadata"]["name"].as_str().unwrap());
         let resource = resource_of::<K>();
         let reference = ObjectRef::new(namespace, name);
         let key = Key::new(resource_id(&resource), namespace, name);
@@ -100,7 +101,14 @@ struct Cat;
 
 #[async_trait]
 impl NodeConnector for Cat {
-    async fn logs(&self, node: &str, pod: &ObjectRef, uid: &str, container: &str, options: &LogOptions) -> Result<BoxStream<'static, Result<Bytes, ApiError>>, ApiError> {
+    async fn logs(
+        &self,
+        node: &str,
+        pod: &ObjectRef,
+        uid: &str,
+        container: &str,
+        options: &LogOptions,
+    ) -> Result<BoxStream<'static, Result<Bytes, ApiError>>, ApiError> {
         let line = format!("{node} {pod} {uid} {container} {:?}\n", options.tail_lines);
         Ok(futures::stream::iter([Ok(Bytes::from(line))]).boxed())
     }
@@ -155,12 +163,18 @@ async fn world(clock: Arc<dyn Clock>) -> World {
     api.put::<ServiceAccount>(json!({"metadata": {"name": "sa", "namespace": "ns", "uid": "u1"}}));
     api.put::<Pod>(json!({"metadata": {"name": "p", "namespace": "ns", "uid": "pu"},
         "spec": {"nodeName": "n1", "serviceAccountName": "sa", "containers": [{"name": "c"}]}}));
-    api.put::<ClusterRole>(role("reader", json!([
-        {"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods", "pods/exec", "pods/log"]},
-        {"verbs": ["create"], "apiGroups": [""], "resources": ["pods"]},
-    ])));
+    api.put::<ClusterRole>(role(
+        "reader",
+        json!([
+            {"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods", "pods/exec", "pods/log"]},
+            {"verbs": ["create"], "apiGroups": [""], "resources": ["pods"]},
+        ]),
+    ));
     api.put::<ClusterRoleBinding>(bind("reader", "User", "jane"));
-    api.put::<ClusterRole>(role("actor", json!([{"verbs": ["impersonate"], "apiGroups": [""], "resources": ["users"], "resourceNames": ["jane"]}])));
+    api.put::<ClusterRole>(role(
+        "actor",
+        json!([{"verbs": ["impersonate"], "apiGroups": [""], "resources": ["users"], "resourceNames": ["jane"]}]),
+    ));
     api.put::<ClusterRoleBinding>(bind("actor", "User", "actor"));
     api.put::<ClusterRole>(role("open", json!([{"verbs": ["get"], "nonResourceURLs": ["/healthz", "/readyz*", "/version"]}])));
     api.put::<ClusterRoleBinding>(bind("open", "Group", "system:unauthenticated"));
@@ -168,7 +182,8 @@ async fn world(clock: Arc<dyn Clock>) -> World {
     let stop = CancellationToken::new();
     let informers = Informers::new(shared.clone(), SystemClock::shared(), stop.clone());
     let rbac = Rbac::start(&informers, stop.clone());
-    let tokens = ServiceAccountTokens::new(pki.token_key().clone(), DEFAULT_ISSUER, vec![DEFAULT_ISSUER.into()], shared.clone(), clock.clone());
+    let tokens =
+        ServiceAccountTokens::new(pki.token_key().clone(), DEFAULT_ISSUER, vec![DEFAULT_ISSUER.into()], shared.clone(), clock.clone());
     let static_tokens = StaticTokens::new([
         ("jane-token", User::new("jane", ["dev"])),
         ("actor-token", User::new("actor", ["dev"])),
@@ -284,7 +299,10 @@ async fn who_may_do_what() {
     assert_eq!((code, seen["user"].as_str()), (StatusCode::OK, Some("jane")));
     let (code, status) = world.get("/api/v1/namespaces/ns/secrets", "jane-token").await;
     assert_eq!(code, StatusCode::FORBIDDEN);
-    assert_eq!(status["message"], r#"secrets is forbidden: User "jane" cannot list resource "secrets" in API group "" in the namespace "ns""#);
+    assert_eq!(
+        status["message"],
+        r#"secrets is forbidden: User "jane" cannot list resource "secrets" in API group "" in the namespace "ns""#
+    );
     assert_eq!(status["kind"], "Status");
     // Anonymous: health only.
     assert_eq!(world.get("/healthz", "").await.0, StatusCode::INTERNAL_SERVER_ERROR, "the check fails");
@@ -328,7 +346,8 @@ async fn acting_as_somebody_else() {
 async fn reviews() {
     let world = world(SystemClock::shared()).await;
     let review = async |user: &str, resource: &str, spec: Value| {
-        let group = if resource == "tokenreviews" || resource == "selfsubjectreviews" { "authentication.k8s.io" } else { "authorization.k8s.io" };
+        let group =
+            if resource == "tokenreviews" || resource == "selfsubjectreviews" { "authentication.k8s.io" } else { "authorization.k8s.io" };
         let user = Arc::new(User::new(user, ["dev"]));
         world.reviews.review(&user, group, resource, "", "", json!({"spec": spec})).await.map(|r| r["status"].clone())
     };
@@ -386,7 +405,10 @@ async fn requests_in_flight_are_bounded() {
     assert!(headers.contains_key("audit-id"));
     // Writes have room of their own, and watches need none.
     world.echo.waits.store(false, Ordering::SeqCst);
-    assert_eq!(world.send(Request::post("/api/v1/namespaces/ns/pods").header("authorization", "Bearer jane-token"), "").await.0, StatusCode::OK);
+    assert_eq!(
+        world.send(Request::post("/api/v1/namespaces/ns/pods").header("authorization", "Bearer jane-token"), "").await.0,
+        StatusCode::OK
+    );
     assert_eq!(world.get("/api/v1/pods", "root-token").await.0, StatusCode::OK);
     assert_eq!(world.get("/api/v1/pods?watch=1", "root-token").await.0, StatusCode::OK);
     world.echo.gate.add_permits(MAX_READS);

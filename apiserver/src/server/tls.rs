@@ -77,10 +77,8 @@ pub fn tls_config(options: &TlsOptions) -> Result<rustls::ServerConfig, PkiError
     }
     // Named, because a process may hold more than one provider.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .allow_unauthenticated()
-        .build()
-        .map_err(tls)?;
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).allow_unauthenticated().build().map_err(tls)?;
     let (certificate, key) = options.identity.der()?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -39,7 +39,8 @@ mod tests {
 
     fn pod(containers: &[&str], init: &[&str]) -> Pod {
         let named = |names: &[&str]| names.iter().map(|n| json!({"name": n})).collect::<Vec<_>>();
-        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": named(containers), "initContainers": named(init)}})).unwrap()
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": named(containers), "initContainers": named(init)}}))
+            .unwrap()
     }
 
     #[test]
@@ -47,10 +48,7 @@ mod tests {
         assert_eq!(choose(&pod(&["a"], &["i"]), None).unwrap(), "a");
         assert_eq!(choose(&pod(&["a", "b"], &["i"]), Some("i")).unwrap(), "i");
         let message = |r: Result<String, Box<Status>>| r.unwrap_err().message.unwrap();
-        assert_eq!(
-            message(choose(&pod(&["a", "b"], &[]), None)),
-            "a container name must be specified for pod p, choose one of: [a b]"
-        );
+        assert_eq!(message(choose(&pod(&["a", "b"], &[]), None)), "a container name must be specified for pod p, choose one of: [a b]");
         assert_eq!(
             message(choose(&pod(&["a", "b"], &["i"]), None)),
             "a container name must be specified for pod p, choose one of: [a b] or one of the init containers: [i]"

@@ -129,12 +129,7 @@ async fn run(mut sink: Sink, mut source: Source, session: Result<Session, ApiErr
 }
 
 /// From the client to the process; returns when the client is gone.
-async fn input(
-    source: &mut Source,
-    mut stdin: Option<mpsc::Sender<Bytes>>,
-    resize: Option<mpsc::Sender<TerminalSize>>,
-    closable: bool,
-) {
+async fn input(source: &mut Source, mut stdin: Option<mpsc::Sender<Bytes>>, resize: Option<mpsc::Sender<TerminalSize>>, closable: bool) {
     loop {
         match websocket::receive(source).await {
             Received::Data(STDIN, data) => {

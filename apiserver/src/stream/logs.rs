@@ -101,7 +101,10 @@ mod tests {
     fn options_are_checked() {
         let query = |text: &str| Query(crate::rest::path::query_pairs(&format!("/?{text}").parse().unwrap()));
         let good = options("p", &query("follow=true&tailLines=0&sinceSeconds=5&timestamps=1&previous=false")).unwrap();
-        assert_eq!((good.follow, good.tail_lines, good.since_seconds, good.timestamps, good.previous), (true, Some(0), Some(5), true, false));
+        assert_eq!(
+            (good.follow, good.tail_lines, good.since_seconds, good.timestamps, good.previous),
+            (true, Some(0), Some(5), true, false)
+        );
         for bad in ["tailLines=-1", "sinceSeconds=0", "limitBytes=0", "sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z", "stream=Other"] {
             assert_eq!(options("p", &query(bad)).unwrap_err().code, Some(422), "{bad}");
         }

@@ -40,12 +40,7 @@ fn ports(asked: &Asked) -> Result<Vec<u16>, Box<Status>> {
     Ok(ports)
 }
 
-pub(super) fn serve(
-    streams: &PodStreams,
-    asked: Asked,
-    parts: &Parts,
-    upgrade: Option<OnUpgrade>,
-) -> Result<Response<Body>, Box<Status>> {
+pub(super) fn serve(streams: &PodStreams, asked: Asked, parts: &Parts, upgrade: Option<OnUpgrade>) -> Result<Response<Body>, Box<Status>> {
     if asked.node.is_empty() {
         return Err(bad_request(format!("pod {} does not have a host assigned", asked.object.name)));
     }

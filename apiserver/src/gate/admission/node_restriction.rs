@@ -76,7 +76,9 @@ impl Admission for NodeRestriction {
         match (request.operation, request.subresource.as_str()) {
             (Operation::Create, "") => {
                 if object["metadata"]["annotations"].get("kubernetes.io/config.mirror").is_none() {
-                    return refuse(format!("pod does not have \"kubernetes.io/config.mirror\" annotation, node {node:?} can only create mirror pods"));
+                    return refuse(format!(
+                        "pod does not have \"kubernetes.io/config.mirror\" annotation, node {node:?} can only create mirror pods"
+                    ));
                 }
                 if object["spec"]["nodeName"] != node {
                     return refuse(format!("node {node:?} can only create pods with spec.nodeName set to itself"));

@@ -16,7 +16,11 @@ const LOWER: &str = "PreemptLowerPriority";
 /// The classes that every cluster has; to be created at bootstrap.
 pub fn priority_classes() -> Vec<PriorityClass> {
     [
-        ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+        (
+            "system-cluster-critical",
+            2_000_000_000,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        ),
         ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
     ]
     .map(|(name, value, description)| PriorityClass {
@@ -78,11 +82,17 @@ impl Admission for Priority {
         let policy = class.as_ref().and_then(|c| c.preemption_policy.as_deref()).unwrap_or(LOWER).to_owned();
         let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return Ok(Warnings::new()) };
         if spec.get("priority").and_then(Value::as_i64).is_some_and(|given| given != i64::from(value)) {
-            return Err(forbidden(request, "the integer value of priority must not be provided in pod spec; priority admission controller computed it from the given PriorityClass name"));
+            return Err(forbidden(
+                request,
+                "the integer value of priority must not be provided in pod spec; priority admission controller computed it from the given PriorityClass name",
+            ));
         }
         match spec.get("preemptionPolicy").and_then(Value::as_str) {
             Some(given) if given != policy && (given == NEVER || policy == NEVER) => {
-                return Err(forbidden(request, "the string value of PreemptionPolicy must not be provided in pod spec; priority admission controller computed it from the given PriorityClass name"));
+                return Err(forbidden(
+                    request,
+                    "the string value of PreemptionPolicy must not be provided in pod spec; priority admission controller computed it from the given PriorityClass name",
+                ));
             }
             _ => {}
         }

@@ -104,9 +104,12 @@ impl Admission for RbacEscalation {
                 if self.may(request, "bind", resource, &role.name).await? {
                     return passed;
                 }
-                let rules = self.layers.layers()?.rbac.rules_of(&role, &request.namespace).ok_or_else(|| {
-                    ApiError::status(404, "NotFound", format!("{resource}.{GROUP} {:?} not found", role.name))
-                })?;
+                let rules = self
+                    .layers
+                    .layers()?
+                    .rbac
+                    .rules_of(&role, &request.namespace)
+                    .ok_or_else(|| ApiError::status(404, "NotFound", format!("{resource}.{GROUP} {:?} not found", role.name)))?;
                 self.check(request, &rules)?;
             }
             _ => {}

@@ -105,11 +105,8 @@ impl Admission for ServiceAccountPlugin {
             }
             Err(error) => return Err(error),
         };
-        let automount = spec
-            .get("automountServiceAccountToken")
-            .and_then(Value::as_bool)
-            .or(account.automount_service_account_token)
-            .unwrap_or(true);
+        let automount =
+            spec.get("automountServiceAccountToken").and_then(Value::as_bool).or(account.automount_service_account_token).unwrap_or(true);
         if automount {
             let suffix: String = (0..5).map(|_| char::from(SUFFIX[rand::rng().random_range(0..SUFFIX.len())])).collect();
             let name = format!("kube-api-access-{suffix}");

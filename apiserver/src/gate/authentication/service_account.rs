@@ -114,8 +114,7 @@ impl TokenKey {
     /// # Errors
     /// When it is no P-256 key.
     pub fn from_pkcs8(der: &[u8]) -> Result<Self, KeyRejected> {
-        let pair =
-            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der, &SystemRandom::new()).map_err(|_| KeyRejected)?;
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der, &SystemRandom::new()).map_err(|_| KeyRejected)?;
         let id = BASE64.encode(Sha256::digest(pair.public_key().as_ref()));
         Ok(Self { pair: Arc::new(pair), id })
     }

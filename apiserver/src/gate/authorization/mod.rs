@@ -71,7 +71,8 @@ pub fn forbidden(user: &User, info: &RequestInfo, reason: &str) -> Status {
         if !info.subresource.is_empty() {
             resource = format!("{resource}/{}", info.subresource);
         }
-        let place = if info.namespace.is_empty() { "at the cluster scope".to_owned() } else { format!("in the namespace {:?}", info.namespace) };
+        let place =
+            if info.namespace.is_empty() { "at the cluster scope".to_owned() } else { format!("in the namespace {:?}", info.namespace) };
         let what = format!("User {name:?} cannot {} resource {resource:?} in API group {:?} {place}", info.verb, info.group);
         let kind = qualified(&info.resource, &info.group);
         if info.name.is_empty() { format!("{kind} is forbidden: {what}") } else { format!("{kind} {:?} is forbidden: {what}", info.name) }

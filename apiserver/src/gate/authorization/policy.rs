@@ -1,8 +1,6 @@
 //! The roles and bindings that every cluster has, as Kubernetes' bootstrap policy lists them.
 
-use k8s_openapi::api::rbac::v1::{
-    AggregationRule, ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject,
-};
+use k8s_openapi::api::rbac::v1::{AggregationRule, ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 use super::super::authentication::{AUTHENTICATED, UNAUTHENTICATED};
@@ -88,7 +86,11 @@ const EDIT: &[Rule] = &[
         "configmaps events persistentvolumeclaims replicationcontrollers replicationcontrollers/scale secrets serviceaccounts services \
          services/proxy",
     ),
-    On(WRITE, "apps", "daemonsets deployments deployments/rollback deployments/scale replicasets replicasets/scale statefulsets statefulsets/scale"),
+    On(
+        WRITE,
+        "apps",
+        "daemonsets deployments deployments/rollback deployments/scale replicasets replicasets/scale statefulsets statefulsets/scale",
+    ),
     On(WRITE, "autoscaling", "horizontalpodautoscalers"),
     On(WRITE, "batch", "cronjobs jobs"),
     On(WRITE, "policy", "poddisruptionbudgets"),
@@ -96,8 +98,7 @@ const EDIT: &[Rule] = &[
     On(CRUD, "coordination.k8s.io", "leases"),
 ];
 
-const ADMIN: &[Rule] =
-    &[On("create", "authorization.k8s.io", "localsubjectaccessreviews"), On(CRUD, RBAC, "rolebindings roles")];
+const ADMIN: &[Rule] = &[On("create", "authorization.k8s.io", "localsubjectaccessreviews"), On(CRUD, RBAC, "rolebindings roles")];
 
 const NODE: &[Rule] = &[
     On("create", "authentication.k8s.io", "tokenreviews"),
@@ -167,12 +168,21 @@ const ROLES: &[(&str, &[Rule])] = &[
         ],
     ),
     ("system:public-info-viewer", &[Paths("/healthz /livez /readyz /version /version/")]),
-    ("system:service-account-issuer-discovery", &[Paths("/.well-known/openid-configuration /.well-known/openid-configuration/ /openid/v1/jwks /openid/v1/jwks/")]),
+    (
+        "system:service-account-issuer-discovery",
+        &[Paths("/.well-known/openid-configuration /.well-known/openid-configuration/ /openid/v1/jwks /openid/v1/jwks/")],
+    ),
     ("system:node", NODE),
     ("system:node-problem-detector", &[On("get", "core", "nodes"), On("patch", "core", "nodes/status"), EVENTS]),
     (
         "system:node-proxier",
-        &[On("list watch", "core", "endpoints services"), On(READ, "core", "nodes"), EVENTS, On("list watch", "discovery.k8s.io", "endpointslices"), On(READ, "networking.k8s.io", "servicecidrs")],
+        &[
+            On("list watch", "core", "endpoints services"),
+            On(READ, "core", "nodes"),
+            EVENTS,
+            On("list watch", "discovery.k8s.io", "endpointslices"),
+            On(READ, "networking.k8s.io", "servicecidrs"),
+        ],
     ),
     ("system:node-bootstrapper", &[On("create get list watch", "certificates.k8s.io", "certificatesigningrequests")]),
     (
@@ -182,18 +192,31 @@ const ROLES: &[(&str, &[Rule])] = &[
     ("system:kube-aggregator", &[On(READ, "core", "endpoints services")]),
     (
         "system:kubelet-api-admin",
-        &[On(READ, "core", "nodes"), On("proxy", "core", "nodes"), On("*", "core", "nodes/configz nodes/healthz nodes/log nodes/metrics nodes/pods nodes/proxy nodes/stats")],
+        &[
+            On(READ, "core", "nodes"),
+            On("proxy", "core", "nodes"),
+            On("*", "core", "nodes/configz nodes/healthz nodes/log nodes/metrics nodes/pods nodes/proxy nodes/stats"),
+        ],
     ),
     ("system:kube-controller-manager", CONTROLLER_MANAGER),
     ("system:kube-dns", &[On("list watch", "core", "endpoints services"), On("list watch", "discovery.k8s.io", "endpointslices")]),
     ("system:kube-scheduler", SCHEDULER),
     (
         "system:volume-scheduler",
-        &[On("get list patch update watch", "core", "persistentvolumes persistentvolumeclaims"), On(READ, "storage.k8s.io", "storageclasses")],
+        &[
+            On("get list patch update watch", "core", "persistentvolumes persistentvolumeclaims"),
+            On(READ, "storage.k8s.io", "storageclasses"),
+        ],
     ),
     (
         "system:persistent-volume-provisioner",
-        &[On("create delete get list watch", "core", "persistentvolumes"), On("get list update watch", "core", "persistentvolumeclaims"), On(READ, "storage.k8s.io", "storageclasses"), On("watch", "core", "events"), EVENTS],
+        &[
+            On("create delete get list watch", "core", "persistentvolumes"),
+            On("get list update watch", "core", "persistentvolumeclaims"),
+            On(READ, "storage.k8s.io", "storageclasses"),
+            On("watch", "core", "events"),
+            EVENTS,
+        ],
     ),
 ];
 
@@ -201,46 +224,109 @@ const ROLES: &[(&str, &[Rule])] = &[
 const CONTROLLERS: &[(&str, &[Rule])] = &[
     (
         "deployment-controller",
-        &[On("get list update watch", "apps", "deployments"), On("update", "apps", "deployments/finalizers deployments/status"), On("create delete get list patch update watch", "apps", "replicasets"), On("get list update watch", "core", "pods"), EVENTS],
+        &[
+            On("get list update watch", "apps", "deployments"),
+            On("update", "apps", "deployments/finalizers deployments/status"),
+            On("create delete get list patch update watch", "apps", "replicasets"),
+            On("get list update watch", "core", "pods"),
+            EVENTS,
+        ],
     ),
     (
         "replicaset-controller",
-        &[On("get list update watch", "apps", "replicasets"), On("update", "apps", "replicasets/finalizers replicasets/status"), On("create delete list patch watch", "core", "pods"), EVENTS],
+        &[
+            On("get list update watch", "apps", "replicasets"),
+            On("update", "apps", "replicasets/finalizers replicasets/status"),
+            On("create delete list patch watch", "core", "pods"),
+            EVENTS,
+        ],
     ),
     (
         "daemon-set-controller",
-        &[On(READ, "apps", "daemonsets"), On("update", "apps", "daemonsets/finalizers daemonsets/status"), On("list watch", "core", "nodes"), On("create delete list patch watch", "core", "pods"), On("create", "core", "pods/binding"), On("create delete get list patch update watch", "apps", "controllerrevisions"), EVENTS],
+        &[
+            On(READ, "apps", "daemonsets"),
+            On("update", "apps", "daemonsets/finalizers daemonsets/status"),
+            On("list watch", "core", "nodes"),
+            On("create delete list patch watch", "core", "pods"),
+            On("create", "core", "pods/binding"),
+            On("create delete get list patch update watch", "apps", "controllerrevisions"),
+            EVENTS,
+        ],
     ),
     (
         "statefulset-controller",
-        &[On("list watch", "core", "pods"), On(READ, "apps", "statefulsets"), On("update", "apps", "statefulsets/finalizers statefulsets/status"), On("create delete get patch update", "core", "pods"), On("create delete get list patch update watch", "apps", "controllerrevisions"), On("create delete get list update watch", "core", "persistentvolumeclaims"), EVENTS],
+        &[
+            On("list watch", "core", "pods"),
+            On(READ, "apps", "statefulsets"),
+            On("update", "apps", "statefulsets/finalizers statefulsets/status"),
+            On("create delete get patch update", "core", "pods"),
+            On("create delete get list patch update watch", "apps", "controllerrevisions"),
+            On("create delete get list update watch", "core", "persistentvolumeclaims"),
+            EVENTS,
+        ],
     ),
     (
         "job-controller",
-        &[On("get list patch update watch", "batch", "jobs"), On("update", "batch", "jobs/finalizers jobs/status"), On("create delete list patch watch", "core", "pods"), EVENTS],
+        &[
+            On("get list patch update watch", "batch", "jobs"),
+            On("update", "batch", "jobs/finalizers jobs/status"),
+            On("create delete list patch watch", "core", "pods"),
+            EVENTS,
+        ],
     ),
     (
         "cronjob-controller",
-        &[On("get list update watch", "batch", "cronjobs"), On("update", "batch", "cronjobs/finalizers cronjobs/status"), On("create delete get list patch update watch", "batch", "jobs"), On("delete list", "core", "pods"), EVENTS],
+        &[
+            On("get list update watch", "batch", "cronjobs"),
+            On("update", "batch", "cronjobs/finalizers cronjobs/status"),
+            On("create delete get list patch update watch", "batch", "jobs"),
+            On("delete list", "core", "pods"),
+            EVENTS,
+        ],
     ),
     (
         "endpoint-controller",
-        &[On(READ, "core", "pods services"), On("create delete get list update", "core", "endpoints"), On("create", "core", "endpoints/restricted"), EVENTS],
+        &[
+            On(READ, "core", "pods services"),
+            On("create delete get list update", "core", "endpoints"),
+            On("create", "core", "endpoints/restricted"),
+            EVENTS,
+        ],
     ),
     (
         "endpointslice-controller",
-        &[On(READ, "core", "nodes pods services"), On("update", "core", "services/finalizers"), On("create delete get list update watch", "discovery.k8s.io", "endpointslices"), On("create", "discovery.k8s.io", "endpointslices/restricted"), EVENTS],
+        &[
+            On(READ, "core", "nodes pods services"),
+            On("update", "core", "services/finalizers"),
+            On("create delete get list update watch", "discovery.k8s.io", "endpointslices"),
+            On("create", "discovery.k8s.io", "endpointslices/restricted"),
+            EVENTS,
+        ],
     ),
     ("generic-garbage-collector", &[On("delete get list patch update watch", "*", "*"), EVENTS]),
     (
         "namespace-controller",
-        &[On("delete get list watch", "core", "namespaces"), On("update", "core", "namespaces/finalize namespaces/status"), On("delete deletecollection get list", "*", "*")],
+        &[
+            On("delete get list watch", "core", "namespaces"),
+            On("update", "core", "namespaces/finalize namespaces/status"),
+            On("delete deletecollection get list", "*", "*"),
+        ],
     ),
     (
         "node-controller",
-        &[On("delete get list patch update watch", "core", "nodes"), On("patch update", "core", "nodes/status"), On("delete get list watch", "core", "pods"), On("patch update", "core", "pods/status"), On(READ, "coordination.k8s.io", "leases"), EVENTS],
+        &[
+            On("delete get list patch update watch", "core", "nodes"),
+            On("patch update", "core", "nodes/status"),
+            On("delete get list watch", "core", "pods"),
+            On("patch update", "core", "pods/status"),
+            On(READ, "coordination.k8s.io", "leases"),
+            EVENTS,
+        ],
     ),
-    ("pod-garbage-collector", &[On("delete list watch", "core", "pods"), On("get list", "core", "nodes"), On("patch update", "core", "pods/status")]),
+    (
+        "pod-garbage-collector",
+        &[On("delete list watch", "core", "pods"), On("get list", "core", "nodes"), On("patch update", "core", "pods/status")],
+    ),
     ("service-account-controller", &[On("create", "core", "serviceaccounts"), EVENTS]),
     ("root-ca-cert-publisher", &[On("create update", "core", "configmaps"), EVENTS]),
     ("resourcequota-controller", &[On("list watch", "*", "*"), On("update", "core", "resourcequotas/status"), EVENTS]),
@@ -248,19 +334,68 @@ const CONTROLLERS: &[(&str, &[Rule])] = &[
     ("clusterrole-aggregation-controller", &[On("escalate get list patch update watch", RBAC, "clusterroles")]),
     (
         "horizontal-pod-autoscaler",
-        &[On("get list watch", "autoscaling", "horizontalpodautoscalers"), On("update", "autoscaling", "horizontalpodautoscalers/status"), On("get update", "*", "*/scale"), On("list", "core", "pods"), On("get list", "metrics.k8s.io custom.metrics.k8s.io external.metrics.k8s.io", "*"), EVENTS],
+        &[
+            On("get list watch", "autoscaling", "horizontalpodautoscalers"),
+            On("update", "autoscaling", "horizontalpodautoscalers/status"),
+            On("get update", "*", "*/scale"),
+            On("list", "core", "pods"),
+            On("get list", "metrics.k8s.io custom.metrics.k8s.io external.metrics.k8s.io", "*"),
+            EVENTS,
+        ],
     ),
-    ("disruption-controller", &[On(READ, "apps", "deployments replicasets statefulsets"), On(READ, "core", "pods replicationcontrollers"), On(READ, "policy", "poddisruptionbudgets"), On("update", "policy", "poddisruptionbudgets/status"), On("get", "*", "*/scale"), EVENTS]),
-    ("attachdetach-controller", &[On(READ, "core", "nodes persistentvolumeclaims persistentvolumes pods"), On("patch update", "core", "nodes/status"), On("create delete get list watch", "storage.k8s.io", "volumeattachments"), On(READ, "storage.k8s.io", "csidrivers csinodes"), EVENTS]),
-    ("persistent-volume-binder", &[On("create delete get list update watch", "core", "persistentvolumes"), On("update", "core", "persistentvolumes/status persistentvolumeclaims/status"), On("get list update watch", "core", "persistentvolumeclaims"), On("create delete get list watch", "core", "pods"), On(READ, "storage.k8s.io", "storageclasses"), EVENTS]),
+    (
+        "disruption-controller",
+        &[
+            On(READ, "apps", "deployments replicasets statefulsets"),
+            On(READ, "core", "pods replicationcontrollers"),
+            On(READ, "policy", "poddisruptionbudgets"),
+            On("update", "policy", "poddisruptionbudgets/status"),
+            On("get", "*", "*/scale"),
+            EVENTS,
+        ],
+    ),
+    (
+        "attachdetach-controller",
+        &[
+            On(READ, "core", "nodes persistentvolumeclaims persistentvolumes pods"),
+            On("patch update", "core", "nodes/status"),
+            On("create delete get list watch", "storage.k8s.io", "volumeattachments"),
+            On(READ, "storage.k8s.io", "csidrivers csinodes"),
+            EVENTS,
+        ],
+    ),
+    (
+        "persistent-volume-binder",
+        &[
+            On("create delete get list update watch", "core", "persistentvolumes"),
+            On("update", "core", "persistentvolumes/status persistentvolumeclaims/status"),
+            On("get list update watch", "core", "persistentvolumeclaims"),
+            On("create delete get list watch", "core", "pods"),
+            On(READ, "storage.k8s.io", "storageclasses"),
+            EVENTS,
+        ],
+    ),
     ("pvc-protection-controller", &[On("get list update watch", "core", "persistentvolumeclaims"), On(READ, "core", "pods"), EVENTS]),
     ("pv-protection-controller", &[On("get list update watch", "core", "persistentvolumes"), EVENTS]),
-    ("taint-eviction-controller", &[On(READ, "core", "nodes"), On("delete get list watch", "core", "pods"), On("patch update", "core", "pods/status"), EVENTS]),
-    ("certificate-controller", &[On("delete get list watch", "certificates.k8s.io", "certificatesigningrequests"), On("update", "certificates.k8s.io", "certificatesigningrequests/approval certificatesigningrequests/status"), On("create", "authorization.k8s.io", "subjectaccessreviews"), EVENTS]),
+    (
+        "taint-eviction-controller",
+        &[On(READ, "core", "nodes"), On("delete get list watch", "core", "pods"), On("patch update", "core", "pods/status"), EVENTS],
+    ),
+    (
+        "certificate-controller",
+        &[
+            On("delete get list watch", "certificates.k8s.io", "certificatesigningrequests"),
+            On("update", "certificates.k8s.io", "certificatesigningrequests/approval certificatesigningrequests/status"),
+            On("create", "authorization.k8s.io", "subjectaccessreviews"),
+            EVENTS,
+        ],
+    ),
 ];
 
-/// A ClusterRole and whom it is bound to by a binding of its own name, or of the one given.
-const BINDINGS: &[(&str, &str, &[(&str, &str)])] = &[
+/// Name of a ClusterRoleBinding, its ClusterRole, and kinds and names of its subjects.
+type Binding = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+const BINDINGS: &[Binding] = &[
     ("cluster-admin", "cluster-admin", &[("Group", MASTERS)]),
     (ADMIN_GROUP, "cluster-admin", &[("Group", ADMIN_GROUP)]),
     ("system:discovery", "system:discovery", &[("Group", AUTHENTICATED)]),
@@ -337,7 +472,8 @@ pub(super) fn cluster_bindings() -> Vec<ClusterRoleBinding> {
         role_ref: RoleRef { api_group: Some(RBAC.into()), kind: "ClusterRole".into(), name: role.to_owned() },
         subjects: Some(subjects),
     };
-    let named = BINDINGS.iter().map(|(name, role, subjects)| bind(name, role, subjects.iter().map(|(kind, name)| subject(kind, name)).collect()));
+    let named =
+        BINDINGS.iter().map(|(name, role, subjects)| bind(name, role, subjects.iter().map(|(kind, name)| subject(kind, name)).collect()));
     let controllers = CONTROLLERS.iter().map(|(name, _)| {
         let role = format!("system:controller:{name}");
         bind(&role, &role, vec![subject("ServiceAccount", name)])

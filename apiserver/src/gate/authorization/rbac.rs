@@ -82,8 +82,7 @@ fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool 
 /// The rules of a ClusterRole, with those that it aggregates.
 fn cluster_rules(role: &ClusterRole, all: &[Arc<ClusterRole>]) -> Rules {
     let mut rules = role.rules.clone().unwrap_or_default();
-    let selectors: Vec<&LabelSelector> =
-        role.aggregation_rule.iter().flat_map(|a| a.cluster_role_selectors.iter().flatten()).collect();
+    let selectors: Vec<&LabelSelector> = role.aggregation_rule.iter().flat_map(|a| a.cluster_role_selectors.iter().flatten()).collect();
     if !selectors.is_empty() {
         for other in all.iter().filter(|o| o.metadata.name != role.metadata.name) {
             let labels = other.metadata.labels.clone().unwrap_or_default();
@@ -199,7 +198,8 @@ async fn follow(
     bindings: Reader<RoleBinding>,
     cluster_bindings: Reader<ClusterRoleBinding>,
 ) {
-    let mut changes = [roles.informer(), cluster_roles.informer(), bindings.informer(), cluster_bindings.informer()].map(|i| i.subscribe().1);
+    let mut changes =
+        [roles.informer(), cluster_roles.informer(), bindings.informer(), cluster_bindings.informer()].map(|i| i.subscribe().1);
     tokio::join!(roles.synced(), cluster_roles.synced(), bindings.synced(), cluster_bindings.synced());
     loop {
         // A change that arrives while the index is built builds it again.
@@ -278,7 +278,9 @@ mod tests {
                 "subjects": [{"kind": "ServiceAccount", "name": "sa", "namespace": "x"}, {"kind": "User", "name": "jane"}],
             }))],
             // A ClusterRoleBinding must not reach into a namespace for its role.
-            cluster_bindings: vec![arc(json!({"metadata": {"name": "b"}, "roleRef": role_ref, "subjects": [{"kind": "User", "name": "eve"}]}))],
+            cluster_bindings: vec![arc(
+                json!({"metadata": {"name": "b"}, "roleRef": role_ref, "subjects": [{"kind": "User", "name": "eve"}]}),
+            )],
             ..Policy::default()
         };
         let index = Index::build(&policy);
