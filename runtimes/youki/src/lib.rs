@@ -12,6 +12,8 @@
 //! Needed of the machine: Linux 5.11 or later, root, cgroups version 1 or 2, overlayfs on the root directory's file
 //! system.
 //!
+//! Under systemd the embedder's unit needs `KillMode=process`, or the end of the unit ends its pods too.
+//!
 //! Not offered: seccomp profiles (libcontainer needs the C library libseccomp for them), PID namespaces shared by
 //! the containers of a pod, user namespaces, layers compressed with zstd.
 

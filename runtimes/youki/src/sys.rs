@@ -76,3 +76,11 @@ pub(crate) fn register(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<Owned
     // SAFETY: an OwnedFd keeps its one descriptor open for as long as it lives, and AsyncFd owns it.
     unsafe { tokio::io::unix::AsyncFd::register(fd) }.map_err(io::Error::from)
 }
+
+/// Closes every descriptor beyond the standard three, whatever the embedder left open across exec.
+pub(crate) fn close_inherited() {
+    // SAFETY: called first thing in a process of one thread that has opened nothing yet.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0);
+    }
+}

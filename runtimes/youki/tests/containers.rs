@@ -628,6 +628,8 @@ async fn namespaces(f: Fixture) {
     assert_eq!(f.demo_out(&container, &["read", "/etc/resolv.conf"]).await, "nameserver 10.9.8.7\n");
     assert_eq!(f.demo_out(&container, &["read", "/in/file"]).await, "from the host");
     assert_eq!(f.demo(&container, &["write", "/in/file"]).await.exit_code, 1);
+    let cgroup = f.demo_out(&container, &["read", "/proc/self/cgroup"]).await;
+    assert!(!cgroup.contains("wharf-test"), "{cgroup}");
     assert_eq!(f.demo(&container, &["write", "/dev/shm/x"]).await.exit_code, 0);
     assert_eq!(f.demo_out(&container, &["link", "/proc/self/cwd"]).await, "/work\n");
     let network = f.demo_out(&container, &["link", "/proc/self/ns/net"]).await;
@@ -868,8 +870,11 @@ async fn pull_refused(f: Fixture) {
 
 async fn parallel(f: Fixture) {
     let begun = std::time::Instant::now();
-    f.started(&["hang"], |_| {}).await;
+    let (sandbox, _) = f.started(&["hang"], |_| {}).await;
     println!("a pod running after {:?}", begun.elapsed());
+    let shim = std::fs::read_to_string(f.root.join("state/sandboxes").join(sandbox).join("shim.lock")).unwrap();
+    let memory = std::fs::read_to_string(format!("/proc/{}/status", shim.trim())).unwrap();
+    println!("its shim: {:?}", memory.lines().filter(|l| l.starts_with("Rss")).collect::<Vec<_>>());
     const PODS: usize = 8;
     let begun = std::time::Instant::now();
     let pods = (0..PODS).map(|n| {

@@ -180,3 +180,55 @@ fn enter(store: &ImageStore, config: &[u8], blobs: &[LayerBlob], references: &[R
     store.commit(config, layers, references)?;
     Ok(references.iter().map(Reference::whole).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn add(builder: &mut tar::Builder<Vec<u8>>, path: &str, data: &[u8]) {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(data.len() as u64);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        builder.append_data(&mut header, path, data).unwrap();
+    }
+
+    fn docker_save(directory: &Path, tags: &str, layer_path: &str) -> PathBuf {
+        let mut layer = tar::Builder::new(Vec::new());
+        add(&mut layer, "file", b"hello");
+        let layer = layer.into_inner().unwrap();
+        let config = format!(r#"{{"config":{{"Cmd":["/file"]}},"rootfs":{{"diff_ids":["{}"]}}}}"#, digest(&layer));
+        let manifest = format!(r#"[{{"Config":"c.json","RepoTags":{tags},"Layers":["{layer_path}"]}}]"#);
+        let mut archive = tar::Builder::new(Vec::new());
+        add(&mut archive, "c.json", config.as_bytes());
+        add(&mut archive, "abc/layer.tar", &layer);
+        add(&mut archive, "manifest.json", manifest.as_bytes());
+        let path = directory.join("image.tar");
+        fs::write(&path, archive.into_inner().unwrap()).unwrap();
+        path
+    }
+
+    #[test]
+    fn docker_save_is_imported_by_its_tags_or_a_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ImageStore::open(dir.path().join("store"), Vec::new()).unwrap();
+        let archive = docker_save(dir.path(), r#"["demo:v1"]"#, "abc/layer.tar");
+        assert_eq!(import_archive(&store, &archive, None).unwrap(), ["docker.io/library/demo:v1"]);
+        assert_eq!(import_archive(&store, &archive, Some("wharf.local/demo:v1")).unwrap(), ["wharf.local/demo:v1"]);
+        let image = store.find("wharf.local/demo:v1").unwrap();
+        assert_eq!(fs::read(store.layers_dir().join(&image.layers[0]).join("file")).unwrap(), b"hello");
+        assert_eq!(fs::read_dir(store.tmp()).unwrap().count(), 0);
+        let nameless = docker_save(dir.path(), "null", "abc/layer.tar");
+        assert!(matches!(import_archive(&store, &nameless, None), Err(ImageError::Malformed { .. })));
+    }
+
+    #[test]
+    fn an_archive_cannot_name_files_outside_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ImageStore::open(dir.path().join("store"), Vec::new()).unwrap();
+        let archive = docker_save(dir.path(), r#"["demo:v1"]"#, "/etc/passwd");
+        assert!(import_archive(&store, &archive, None).is_err());
+        assert!(store.find("demo:v1").is_none());
+    }
+}

@@ -83,7 +83,9 @@ fn entries(reader: &mut impl Read, target: &Path) -> Result<(), ImageError> {
     let root = target.canonicalize().map_err(fault)?;
     let mut archive = Archive::new(reader);
     archive.set_preserve_permissions(true);
-    archive.set_preserve_ownerships(nix::unistd::geteuid().is_root());
+    // Done below: an owner that is left out is root, as every other engine reads it.
+    archive.set_preserve_ownerships(false);
+    let root_user = nix::unistd::geteuid().is_root();
     archive.set_preserve_mtime(true);
     archive.set_unpack_xattrs(true);
     archive.set_overwrite(true);
@@ -131,11 +133,35 @@ fn entries(reader: &mut impl Read, target: &Path) -> Result<(), ImageError> {
                     if !entry.unpack_in(&root).map_err(fault)? {
                         return Err(ImageError::malformed(format!("a layer has the path {}", path.display())));
                     }
+                    if root_user && entry.header().entry_type() != EntryType::Link {
+                        let parent = inside(&root, relative.parent().unwrap_or(Path::new(""))).map_err(fault)?;
+                        let (uid, gid) = (entry.header().uid().unwrap_or(0), entry.header().gid().unwrap_or(0));
+                        own(&parent.join(&name), uid as u32, gid as u32).map_err(fault)?;
+                    }
                 }
             }
         }
     }
     Ok(())
+}
+
+/// Sets the owner, and again what the kernel takes away when the owner changes.
+fn own(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, lchown};
+    const CAPABILITY: &str = "security.capability";
+    let meta = fs::symlink_metadata(path)?;
+    if (meta.uid(), meta.gid()) == (uid, gid) {
+        return Ok(());
+    }
+    let capability = if meta.is_file() { xattr::get(path, CAPABILITY).ok().flatten() } else { None };
+    lchown(path, Some(uid), Some(gid))?;
+    if !meta.is_symlink() {
+        fs::set_permissions(path, meta.permissions())?;
+    }
+    match capability {
+        Some(value) => xattr::set(path, CAPABILITY, &value),
+        None => Ok(()),
+    }
 }
 
 fn device(path: &Path, kind: SFlag, mode: u32, number: u64) -> io::Result<()> {
@@ -236,6 +262,28 @@ mod tests {
             assert!(unpack(&LayerBlob { path: file.path().into(), digest: None }, &diff, dir.path()).is_err(), "{path}");
             assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
         }
+    }
+
+    #[test]
+    fn owners_and_set_user_id_are_kept() {
+        if !nix::unistd::geteuid().is_root() {
+            return wharf_core::testing::omit("youki.image.owners", "giving files away needs root");
+        }
+        let (file, diff) = layer(|b| {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(1);
+            header.set_mode(0o4755);
+            header.set_uid(12);
+            header.set_gid(34);
+            b.append_data(&mut header, "bin/tool", &b"x"[..]).unwrap();
+            // Neither owner nor group: root's.
+            add(b, "plain", b"x");
+        });
+        let dir = tempfile::tempdir().unwrap();
+        unpack(&LayerBlob { path: file.path().into(), digest: None }, &diff, dir.path()).unwrap();
+        let tool = fs::metadata(dir.path().join("bin/tool")).unwrap();
+        assert_eq!((tool.uid(), tool.gid(), tool.mode() & 0o7777), (12, 34, 0o4755));
+        assert_eq!(fs::metadata(dir.path().join("plain")).unwrap().uid(), 0);
     }
 
     #[test]

@@ -169,6 +169,14 @@ impl Inner {
                 break;
             }
         }
+        for mount in &config.mounts {
+            // As containerd has it: a source that is missing is a directory to be.
+            match std::fs::metadata(&mount.host_path) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => std::fs::create_dir_all(&mount.host_path)
+                    .map_err(|e| invalid("mounts")(format!("host path {}: {e}", mount.host_path.display())))?,
+                _ => {}
+            }
+        }
         let record = sandbox.record.read().clone();
         let options = &record.config.namespace_options;
         let cgroup = format!("{}/{id}", record.cgroup_parent);

@@ -53,6 +53,9 @@ pub fn shim_main() {
 }
 
 fn run_shim(directory: PathBuf) -> i32 {
+    crate::sys::close_inherited();
+    // Modes of logs and bundles are meant as they are given.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     // A session of its own: neither Ctrl-C nor the end of the embedder's terminal reaches containers.
     if let Err(error) = nix::unistd::setsid() {
         eprintln!("setsid: {error}");
