@@ -91,23 +91,28 @@ pub fn write_layout(layout: &Path) -> io::Result<()> {
     fs::write(layout.join("index.json"), json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests}).to_string())
 }
 
+fn header(kind: tar::EntryType, mode: u32) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(0);
+    header
+}
+
 fn write_layer(layout: &Path) -> io::Result<(String, u64, String)> {
     let partial = layout.join("blobs/layer");
     let mut tar = tar::Builder::new(Hashing { inner: BufWriter::new(File::create(&partial)?), hasher: Sha256::new(), size: 0 });
     tar.mode(tar::HeaderMode::Deterministic);
     for dir in ["bin", "etc", "etc/demo", "tmp", "proc", "sys", "dev", "run", "var"] {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(tar::EntryType::Directory);
-        header.set_mode(if dir == "tmp" { 0o1777 } else { 0o755 });
-        header.set_size(0);
+        let mut header = header(tar::EntryType::Directory, if dir == "tmp" { 0o1777 } else { 0o755 });
         tar.append_data(&mut header, format!("{dir}/"), io::empty())?;
     }
     tar.append_path_with_name("/proc/self/exe", "bin/demo")?;
     for verb in VERBS.iter().filter(|verb| **verb != "demo") {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(tar::EntryType::Symlink);
-        header.set_mode(0o777);
-        header.set_size(0);
+        let mut header = header(tar::EntryType::Symlink, 0o777);
         tar.append_link(&mut header, format!("bin/{verb}"), "demo")?;
     }
     let libraries = libraries()?;

@@ -63,7 +63,7 @@ impl Parts {
         let layout = choice.data.join("demo-image");
         let made = layout.clone();
         tokio::task::spawn_blocking(move || image::write_layout(&made)).await??;
-        runtime.images().import_oci_layout(&layout).await?;
+        runtime.images().import_oci_layout(&layout, None).await?;
         tokio::fs::remove_dir_all(&layout).await?;
 
         let mut node = NodeSpec::new(name, runtime, choice.data.join("kubelet"), choice.data.join("logs"))
