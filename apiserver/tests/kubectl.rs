@@ -204,6 +204,41 @@ subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: dev}]
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn typed_clients_send_protobuf() {
+    let Some(cluster) = cluster("apiserver.kubectl.protobuf").await else { return };
+    for arguments in [
+        &["create", "ns", "n"][..],
+        &["create", "configmap", "c", "--from-literal=k=v"],
+        &["create", "secret", "generic", "s", "--from-literal=k=v"],
+        &["create", "deployment", "d", "--image=x:1", "--replicas=0", "--port=80"],
+        &["create", "serviceaccount", "robot"],
+        &["create", "clusterrole", "r", "--verb=get", "--resource=pods,deployments.apps"],
+        &["create", "clusterrolebinding", "b", "--clusterrole=r", "--serviceaccount=default:robot"],
+        &["create", "priorityclass", "zero", "--value=0"],
+        &["create", "service", "clusterip", "svc", "--tcp=80:8080"],
+        &["create", "ingress", "i", "--rule=a.b/x=svc:80"],
+        &["create", "pdb", "p", "--selector=a=b", "--min-available=50%"],
+    ] {
+        cluster.good(arguments).await;
+    }
+    assert_eq!(cluster.good(&["get", "secret", "s", "-o", "jsonpath={.data.k}"]).await, "dg==");
+    assert_eq!(cluster.good(&["get", "deploy", "d", "-o", "jsonpath={.spec.replicas} {..containerPort}"]).await, "0 80");
+    assert_eq!(cluster.good(&["get", "ingress", "i", "-o", "jsonpath={..service.port.number}"]).await, "80");
+    assert_eq!(cluster.good(&["get", "pdb", "p", "-o", "jsonpath={.spec.minAvailable}"]).await, "50%");
+    assert_eq!(cluster.good(&["auth", "can-i", "delete", "nodes"]).await.trim(), "yes");
+    assert!(cluster.good(&["auth", "whoami"]).await.contains("kubeadm:cluster-admins"));
+    // A token from the API is good for the API, for what its account may do.
+    let token = cluster.good(&["create", "token", "robot"]).await;
+    let config = cluster.folder.path().join("robot");
+    let text = std::fs::read_to_string(cluster.folder.path().join("config")).unwrap().replace("token-of-dev", token.trim());
+    std::fs::write(&config, text).unwrap();
+    let kubeconfig = format!("--kubeconfig={}", config.display());
+    assert!(cluster.good(&[&kubeconfig, "--context=dev", "auth", "whoami"]).await.contains("system:serviceaccount:default:robot"));
+    cluster.good(&[&kubeconfig, "--context=dev", "get", "deploy", "d"]).await;
+    assert!(cluster.bad(&[&kubeconfig, "--context=dev", "delete", "deploy", "d"]).await.contains("cannot delete resource \"deployments\""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn into_a_pod() {
     let Some(cluster) = cluster("apiserver.kubectl.streams").await else { return };
     cluster.good(&["run", "p", "--image=x", "--overrides", r#"{"spec":{"nodeName":"n1"}}"#]).await;

@@ -5,6 +5,7 @@ mod client;
 mod handler;
 mod health;
 mod inflight;
+mod protobuf;
 mod tls;
 
 use std::convert::Infallible;
@@ -197,6 +198,7 @@ impl Inner {
         }
         let work = async {
             let body = read(&parts, request_body).await?;
+            let body = json_body(&mut parts, body)?;
             Ok(match self.own(info, &parts).await {
                 Some(response) => response,
                 None => self.parts.handler.handle(&user, info, Request::from_parts(parts, body)).await,
@@ -277,6 +279,24 @@ where
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
         Err(error) => Err(simple(400, "BadRequest", format!("the body of the request could not be read: {error}"))),
+    }
+}
+
+/// A body as JSON where it came as protobuf. A kind that is not known in protobuf stays, for the handler to refuse.
+fn json_body(parts: &mut Parts, body: Bytes) -> Result<Bytes, Box<Status>> {
+    let is_protobuf =
+        |value: &HeaderValue| value.to_str().is_ok_and(|v| v.split(';').next().unwrap_or_default().trim() == protobuf::MEDIA_TYPE);
+    if body.is_empty() || !parts.headers.get(header::CONTENT_TYPE).is_some_and(is_protobuf) {
+        return Ok(body);
+    }
+    match protobuf::to_json(&body) {
+        Ok(None) => Ok(body),
+        Ok(Some(value)) => {
+            parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            parts.headers.remove(header::CONTENT_LENGTH);
+            Ok(Bytes::from(value.to_string()))
+        }
+        Err(error) => Err(simple(400, "BadRequest", format!("the protobuf of the request does not decode: {error}"))),
     }
 }
 
