@@ -1,11 +1,27 @@
-//! As much OpenAPI v3 as clients need to learn that the server validates fields itself: paths, no schemas.
+//! As much OpenAPI as clients need to learn that the server validates fields itself: paths, no schemas.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use crate::resources::ResourceTable;
 
-/// The document at a path.
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// The OpenAPI v2 document: without schemas. kubectl fetches it for kinds that version 3 does not name, and takes
+/// a kind that it does not find as one that it cannot check. `accept` is the header of that name.
+pub fn version_2(path: &str, accept: &str) -> Option<(&'static str, Bytes)> {
+    if path != "/openapi/v2" {
+        return None;
+    }
+    if accept.contains("protobuf") {
+        // message Document { string swagger = 1; Info info = 2; } with message Info { string title = 1; string version = 2; }
+        return Some((V2_PROTOBUF, Bytes::from_static(b"\x0a\x032.0\x12\x0e\x0a\x05Wharf\x12\x05v1.36")));
+    }
+    let value = json!({"swagger": "2.0", "info": {"title": "Wharf", "version": "v1.36"}, "paths": {}, "definitions": {}});
+    Some(("application/json", value.to_string().into()))
+}
+
+/// The OpenAPI v3 document at a path.
 pub fn answer(table: &ResourceTable, path: &str) -> Option<Bytes> {
     let rest = path.strip_prefix("/openapi/v3")?;
     let value = match rest.trim_matches('/') {
@@ -66,6 +82,17 @@ fn document(table: &ResourceTable, group: &str, version: &str) -> Option<Value> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn version_2_is_well_formed_in_both_forms() {
+        let (_, binary) = version_2("/openapi/v2", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf").unwrap();
+        // Tag, length, text; tag, length, the rest.
+        assert_eq!((binary[0], usize::from(binary[1]), &binary[2..5]), (0x0a, 3, &b"2.0"[..]));
+        assert_eq!((binary[5], usize::from(binary[6])), (0x12, binary.len() - 7));
+        let (_, text) = version_2("/openapi/v2", "application/json").unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&text).unwrap()["swagger"], "2.0");
+        assert!(version_2("/openapi/v3", "").is_none());
+    }
 
     #[test]
     fn tells_of_field_validation() {

@@ -95,7 +95,7 @@ async fn run(options: &Options, begin: Instant) -> Outcome {
         println!("\nending: no process, mount, interface or rule stays behind");
     }
     cluster.shutdown().await;
-    parts.remove().await?;
+    parts.remove(&choice.data).await?;
     match outcome {
         Ok(Told::Interrupted) if options.smoke => Err("interrupted".into()),
         Ok(_) => {

@@ -19,6 +19,21 @@ use crate::options::{Choice, Proxy, Runtime};
 /// Where pods' addresses come from.
 const POD_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 16);
 
+const KUBELET: &str = "kubelet";
+const LOGS: &str = "logs";
+
+/// Removes a folder of ours and whatever is mounted in it.
+fn remove_mounted(folder: &Path) -> std::io::Result<()> {
+    let Ok(folder) = folder.canonicalize() else { return Ok(()) };
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    let inside = mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|path| Path::new(path).starts_with(&folder));
+    // The last mounted goes first.
+    for path in inside.collect::<Vec<_>>().into_iter().rev() {
+        nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH)?;
+    }
+    std::fs::remove_dir_all(folder)
+}
+
 /// Whether the iptables program is on this machine.
 pub fn has_iptables() -> bool {
     let folders = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"];
@@ -66,7 +81,7 @@ impl Parts {
         runtime.images().import_oci_layout(&layout, None).await?;
         tokio::fs::remove_dir_all(&layout).await?;
 
-        let mut node = NodeSpec::new(name, runtime, choice.data.join("kubelet"), choice.data.join("logs"))
+        let mut node = NodeSpec::new(name, runtime, choice.data.join(KUBELET), choice.data.join(LOGS))
             .addresses([gateway])
             .pod_cidrs([network.range().into()]);
         if choice.proxy == Proxy::Iptables {
@@ -83,8 +98,8 @@ impl Parts {
         self.real.as_ref().map(|real| (real.node.clone(), real.runtime.clone() as Arc<dyn RuntimeTrait>))
     }
 
-    /// Takes everything away: containers, shims, mounts, interfaces, rules.
-    pub async fn remove(self) -> Outcome {
+    /// Takes everything away: containers, shims, mounts, interfaces, rules. What is kept is worth keeping: images and keys.
+    pub async fn remove(self, data: &Path) -> Outcome {
         let mut failed = Vec::new();
         if let Some(real) = self.real {
             if let Err(error) = real.runtime.remove_all().await {
@@ -92,6 +107,12 @@ impl Parts {
             }
             if let Err(error) = real.network.shutdown().await {
                 failed.push(format!("network: {error}"));
+            }
+            // The pods are gone with the store, and so are their volumes and logs.
+            for folder in [KUBELET, LOGS] {
+                if let Err(error) = remove_mounted(&data.join(folder)) {
+                    failed.push(format!("{folder}: {error}"));
+                }
             }
         }
         if let Some(proxy) = self.proxy

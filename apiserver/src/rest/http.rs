@@ -164,6 +164,9 @@ impl RestService {
         if let Some((content_type, body)) = self.discovery.answer(&info.path, accept) {
             return Ok(typed(StatusCode::OK, content_type, body));
         }
+        if let Some((content_type, body)) = openapi::version_2(&info.path, accept) {
+            return Ok(typed(StatusCode::OK, content_type, body));
+        }
         if let Some(body) = openapi::answer(self.registry.table(), &info.path) {
             return Ok(typed(StatusCode::OK, JSON, body));
         }

@@ -78,9 +78,9 @@ impl MiniCluster {
     pub fn kubectl(&self, arguments: &[&str]) -> std::io::Result<Output> {
         // A discovery cache of its own: others on this machine speak of other servers.
         Command::new("kubectl")
-            .args(arguments)
             .arg("--cache-dir")
             .arg(self.folder.path().join("cache"))
+            .args(arguments)
             .env("KUBECONFIG", self.kubeconfig())
             .stdin(Stdio::null())
             .output()
