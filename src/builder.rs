@@ -67,7 +67,11 @@ pub struct ClusterBuilder {
 
 impl std::fmt::Debug for ClusterBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ClusterBuilder").field("listen", &self.listen).field("data", &self.data).field("nodes", &self.nodes).finish_non_exhaustive()
+        f.debug_struct("ClusterBuilder")
+            .field("listen", &self.listen)
+            .field("data", &self.data)
+            .field("nodes", &self.nodes)
+            .finish_non_exhaustive()
     }
 }
 

@@ -84,9 +84,7 @@ impl Cluster {
         let connector = Arc::new(AgentConnector::new());
         let listener = match builder.listen {
             None => None,
-            Some(address) => {
-                Some(TcpListener::bind(address).await.map_err(|source| ClusterError::Listen { address, source })?)
-            }
+            Some(address) => Some(TcpListener::bind(address).await.map_err(|source| ClusterError::Listen { address, source })?),
         };
         let address = listener.as_ref().and_then(|l| l.local_addr().ok());
         // Keys cost time, so a cluster without a socket has none.
@@ -96,10 +94,8 @@ impl Cluster {
             (None, Some(_)) => Some(Arc::new(pki::Pki::generate(&*clock)?)),
         };
         let token = keys.as_ref().map(|_| format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>()));
-        let mut server = ApiServer::builder(builder.take_store(), clock.clone())
-            .nodes(connector.clone())
-            .metrics(metrics.clone())
-            .stop(stop.clone());
+        let mut server =
+            ApiServer::builder(builder.take_store(), clock.clone()).nodes(connector.clone()).metrics(metrics.clone()).stop(stop.clone());
         if let Some(keys) = &keys {
             server = server.pki(keys.clone());
         }
@@ -118,18 +114,7 @@ impl Cluster {
         }
         let context = context(&server, &clock, &stop, "kube-controller-manager");
         let cluster = Self {
-            shared: Arc::new(Shared {
-                clock,
-                server,
-                pki: keys,
-                token,
-                address,
-                connector,
-                context,
-                nodes: Mutex::default(),
-                stop,
-                tasks,
-            }),
+            shared: Arc::new(Shared { clock, server, pki: keys, token, address, connector, context, nodes: Mutex::default(), stop, tasks }),
         };
         cluster.run_controllers(&builder, &metrics);
         cluster.run_scheduler(builder.scheduler.take());
@@ -213,10 +198,7 @@ impl Cluster {
             return Err(ClusterError::NotListening);
         };
         let host = if address.ip().is_unspecified() { SocketAddr::new(IpAddr::from([127, 0, 0, 1]), address.port()) } else { address };
-        let contexts = [
-            ("wharf", pki::Credential::Certificate(keys.admin()?)),
-            ("wharf-token", pki::Credential::Token(token.clone())),
-        ];
+        let contexts = [("wharf", pki::Credential::Certificate(keys.admin()?)), ("wharf-token", pki::Credential::Token(token.clone()))];
         Ok(pki::kubeconfig("wharf", &format!("https://{host}"), keys.ca_certificate(), &contexts))
     }
 

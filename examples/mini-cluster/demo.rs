@@ -79,7 +79,8 @@ fn named(path: &str, error: &std::io::Error) -> std::io::Error {
 }
 
 fn list(path: &str, out: &mut dyn Write) -> std::io::Result<()> {
-    let mut names = std::fs::read_dir(path).map_err(|e| named(path, &e))?.map(|e| e.map(|e| e.file_name())).collect::<Result<Vec<_>, _>>()?;
+    let mut names =
+        std::fs::read_dir(path).map_err(|e| named(path, &e))?.map(|e| e.map(|e| e.file_name())).collect::<Result<Vec<_>, _>>()?;
     names.sort();
     names.iter().try_for_each(|name| writeln!(out, "{}", name.to_string_lossy()))
 }

@@ -42,7 +42,12 @@ impl<W: Write> Write for Hashing<W> {
 /// The shared libraries that this process has loaded.
 fn libraries() -> io::Result<BTreeSet<PathBuf>> {
     let maps = fs::read_to_string("/proc/self/maps")?;
-    Ok(maps.lines().filter_map(|line| line.split_whitespace().nth(5)).filter(|path| path.starts_with('/') && path.contains(".so")).map(PathBuf::from).collect())
+    Ok(maps
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(5))
+        .filter(|path| path.starts_with('/') && path.contains(".so"))
+        .map(PathBuf::from)
+        .collect())
 }
 
 fn blob(layout: &Path, bytes: &[u8]) -> io::Result<String> {
@@ -88,7 +93,10 @@ pub fn write_layout(layout: &Path) -> io::Result<()> {
         }));
     }
     fs::write(layout.join("oci-layout"), json!({"imageLayoutVersion": "1.0.0"}).to_string())?;
-    fs::write(layout.join("index.json"), json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests}).to_string())
+    fs::write(
+        layout.join("index.json"),
+        json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests}).to_string(),
+    )
 }
 
 fn header(kind: tar::EntryType, mode: u32) -> tar::Header {

@@ -59,13 +59,10 @@ async fn run(options: &Options, begin: Instant) -> Outcome {
     };
     let root = nix::unistd::geteuid().is_root();
     let choice = options::choose(options, root, parts::has_iptables())?;
-    std::fs::create_dir_all(&choice.data).map_err(|e| format!("cannot make the data folder {}: {e}; choose another with --data", choice.data.display()))?;
+    std::fs::create_dir_all(&choice.data)
+        .map_err(|e| format!("cannot make the data folder {}: {e}; choose another with --data", choice.data.display()))?;
 
-    let cluster = Cluster::builder()
-        .data(&choice.data)
-        .listen(options.listen)
-        .start()
-        .await?;
+    let cluster = Cluster::builder().data(&choice.data).listen(options.listen).start().await?;
     let kubeconfig = options.kubeconfig.clone().unwrap_or_else(|| choice.data.join("kubeconfig"));
     let mut parts = Parts::default();
     let told = async {
@@ -119,7 +116,12 @@ fn write_private(path: &Path, text: &str) -> Outcome {
     use std::os::unix::fs::OpenOptionsExt;
     let partial: PathBuf = path.with_extension("partial");
     // It holds keys: nobody else may read it, not even for a moment.
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&partial)
         .map_err(|e| format!("cannot write {}: {e}; choose another place with --kubeconfig", partial.display()))?;
     file.write_all(text.as_bytes())?;
     std::fs::rename(&partial, path)?;

@@ -220,7 +220,8 @@ impl Story<'_> {
     async fn roll_back(&self) -> Outcome {
         let mut sets: BTreeMap<u64, ReplicaSet> = BTreeMap::new();
         for set in self.sets.list(&ListParams::default().labels("app=demo")).await? {
-            let revision = set.metadata.annotations.as_ref().and_then(|a| a.get("deployment.kubernetes.io/revision")).and_then(|r| r.parse().ok());
+            let revision =
+                set.metadata.annotations.as_ref().and_then(|a| a.get("deployment.kubernetes.io/revision")).and_then(|r| r.parse().ok());
             sets.insert(revision.ok_or("a ReplicaSet has no revision")?, set);
         }
         let (_, previous) = sets.iter().rev().nth(1).ok_or("there is no revision to go back to")?;
@@ -237,7 +238,9 @@ impl Story<'_> {
     async fn running(&self) -> Outcome<BTreeMap<String, u32>> {
         let (_, runtime) = self.stage.real.as_ref().ok_or("containers only pretend here")?;
         let mut running = BTreeMap::new();
-        for container in runtime.list_containers(&ContainerFilter { state: Some(ContainerState::Running), ..ContainerFilter::default() }).await? {
+        for container in
+            runtime.list_containers(&ContainerFilter { state: Some(ContainerState::Running), ..ContainerFilter::default() }).await?
+        {
             running.insert(container.id.clone(), runtime.container_status(&container.id).await?.pid);
         }
         Ok(running)
@@ -296,7 +299,11 @@ impl Story<'_> {
         self.deployments.delete("demo", &params).await?;
         self.services.delete("demo", &params).await?;
         Api::<ConfigMap>::namespaced(self.client.clone(), "default").delete("demo", &params).await?;
-        until(|| async { Ok((self.demo_pods().await?.is_empty() && self.sets.list(&ListParams::default().labels("app=demo")).await?.items.is_empty()).then_some(())) }).await?;
+        until(|| async {
+            Ok((self.demo_pods().await?.is_empty() && self.sets.list(&ListParams::default().labels("app=demo")).await?.items.is_empty())
+                .then_some(()))
+        })
+        .await?;
         if let Some((_, runtime)) = &self.stage.real {
             until(|| async { Ok(runtime.list_containers(&ContainerFilter::default()).await?.is_empty().then_some(())) }).await?;
         }

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 use wharf_core::proxy::ProxyError;
 use wharf_core::runtime::{BoxError, PodNetwork, PodNetworkConfig, PodNetworkError, PodNetworkStatus};
-use wharf_proxy_iptables::{Iptables, in_netns};
+use wharf_netfilter::{Iptables, in_netns};
 use wharf_proxy_plan::{Family, Table};
 
 use crate::addresses::{Addresses, HostPort};

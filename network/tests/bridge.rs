@@ -11,8 +11,9 @@ use std::time::Duration;
 use wharf_core::proxy::{Endpoint, NetworkProxy, ProxyState, ServicePort};
 use wharf_core::runtime::{PodNetwork, PodNetworkConfig, PortMapping, Protocol};
 use wharf_core::testing::omit;
+use wharf_netfilter::in_netns;
 use wharf_network::BridgeNetwork;
-use wharf_proxy_iptables::{IptablesProxy, in_netns};
+use wharf_proxy_iptables::IptablesProxy;
 
 const PATIENCE: Duration = Duration::from_secs(2);
 const BRIDGE: &str = "wharftest7";

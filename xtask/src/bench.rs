@@ -8,7 +8,8 @@ use crate::system::{cargo, root, run as command};
 pub fn run(runs: usize, build: bool) -> Result<(), String> {
     let clean = if build { Some(clean_build()?) } else { None };
     command(&mut cargo(&["build", "--release", "--locked", "--example", "mini-cluster"]))?;
-    let mut bench = cargo(&["run", "--release", "--locked", "--package", "wharf-e2e", "--bin", "wharf-bench", "--", "--runs", &runs.to_string()]);
+    let mut bench =
+        cargo(&["run", "--release", "--locked", "--package", "wharf-e2e", "--bin", "wharf-bench", "--", "--runs", &runs.to_string()]);
     if let Some(seconds) = clean {
         bench.args(["--build-seconds", &seconds.to_string()]);
     }

@@ -10,7 +10,10 @@ use clap::{Parser, Subcommand};
 
 /// Wharf's chores.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask", after_help = "Examples:\n  cargo xtask test           everything that a change must pass\n  cargo xtask test lint      only fmt, clippy and docs\n  cargo xtask bench          the figures of the whole cluster, as a table\n")]
+#[command(
+    name = "cargo xtask",
+    after_help = "Examples:\n  cargo xtask test           everything that a change must pass\n  cargo xtask test lint      only fmt, clippy and docs\n  cargo xtask bench          the figures of the whole cluster, as a table\n"
+)]
 struct Options {
     #[command(subcommand)]
     chore: Chore,

@@ -50,7 +50,8 @@ pub fn install() -> Result<(), String> {
     if !found("apt-get") {
         return Err(format!("{} must be installed, and there is no apt-get here: install them by hand", packages.join(", ")));
     }
-    let apt = |arguments: &[&str]| run(Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()));
+    let apt =
+        |arguments: &[&str]| run(Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()));
     apt(&["update", "-q"])?;
     let mut arguments = vec!["install", "-qy", "--no-install-recommends"];
     arguments.extend(packages);

@@ -24,14 +24,18 @@ fn run_stage(stage: Stage, whole: bool) -> Result<(), String> {
             command(cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))
         }
         Stage::Unit => {
-            command(cargo(&["test", "--workspace", "--all-targets", "--locked", "--exclude", "wharf-e2e"]).env("WHARF_REQUIRE_SYSTEM", require))?;
+            command(
+                cargo(&["test", "--workspace", "--all-targets", "--locked", "--exclude", "wharf-e2e"]).env("WHARF_REQUIRE_SYSTEM", require),
+            )?;
             command(&mut cargo(&["test", "--workspace", "--doc", "--locked"]))
         }
         Stage::E2e => {
             command(&mut cargo(&["build", "--release", "--example", "mini-cluster", "--locked"]))?;
-            command(cargo(&["test", "--package", "wharf-e2e", "--locked", "--", "--test-threads=1", "--nocapture"])
-                .env("WHARF_REQUIRE_SYSTEM", require)
-                .env("WHARF_MINI_CLUSTER", root().join("target/release/examples/mini-cluster")))
+            command(
+                cargo(&["test", "--package", "wharf-e2e", "--locked", "--", "--test-threads=1", "--nocapture"])
+                    .env("WHARF_REQUIRE_SYSTEM", require)
+                    .env("WHARF_MINI_CLUSTER", root().join("target/release/examples/mini-cluster")),
+            )
         }
     }
 }

@@ -27,12 +27,9 @@
 //! Client affinity holds for IPv4 and for as many clients of one endpoint as `xt_recent` remembers (100 unless its module
 //! parameter `ip_list_tot` says otherwise). Health check node ports are not served.
 
-mod command;
 mod conntrack;
-mod netns;
 mod proxy;
 mod restore;
 
-pub use command::{Iptables, Variant};
-pub use netns::in_netns;
 pub use proxy::{Builder, IptablesProxy};
+pub use wharf_netfilter::{Iptables, Variant, in_netns};

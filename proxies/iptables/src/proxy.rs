@@ -13,8 +13,8 @@ use wharf_core::proxy::{
 use wharf_core::runtime::Protocol;
 use wharf_proxy_plan::{Family, Installed, Names, ObservedPlan, Plan, PlanOptions, Table, observe};
 
-use crate::command::{Iptables, Variant};
 use crate::{conntrack, in_netns, restore};
+use wharf_netfilter::{Iptables, Variant};
 
 /// What an embedder may choose.
 #[derive(Debug, Clone, Default)]

@@ -162,13 +162,22 @@ impl Traces {
     pub fn now() -> Self {
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let mut mounts: Vec<String> = mounts.lines().filter_map(|l| l.split(' ').nth(1)).map(str::to_owned).collect();
-        let mut interfaces: Vec<String> =
-            std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        let mut interfaces: Vec<String> = std::fs::read_dir("/sys/class/net")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .collect();
         let mut rules = Vec::new();
         for table in ["nat", "filter"] {
             if let Ok(output) = Command::new("iptables-save").args(["-t", table]).output() {
                 let text = String::from_utf8_lossy(&output.stdout).into_owned();
-                rules.extend(text.lines().filter(|l| l.starts_with('-') || l.starts_with(':')).filter_map(|l| l.split(" [").next()).map(str::to_owned));
+                rules.extend(
+                    text.lines()
+                        .filter(|l| l.starts_with('-') || l.starts_with(':'))
+                        .filter_map(|l| l.split(" [").next())
+                        .map(str::to_owned),
+                );
             }
         }
         let mut processes = Vec::new();

@@ -33,7 +33,8 @@ fn smoke_on_real_containers_leaves_nothing() {
     }
     let before = Traces::now();
     let folder = tempfile::tempdir().expect("a folder");
-    let output = Command::new(executable).args(["--smoke", "--listen", "127.0.0.1:0", "--data"]).arg(folder.path()).output().expect("it runs");
+    let output =
+        Command::new(executable).args(["--smoke", "--listen", "127.0.0.1:0", "--data"]).arg(folder.path()).output().expect("it runs");
     let text = String::from_utf8_lossy(&output.stdout);
     println!("{text}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success());
@@ -109,12 +110,16 @@ fn bad_input_gets_kubernetes_own_answers() {
     let file = |name: &str, text: &str| cluster.file(name, text).expect("written");
     let complaint = cluster.bad(&["apply", "-f", &file("kind.yaml", "apiVersion: v1\nkind: Nothing\nmetadata: {name: a}\n")]);
     assert!(complaint.contains("no matches for kind \"Nothing\" in version \"v1\""), "{complaint}");
-    let complaint = cluster.bad(&["create", "-f", &file("strict.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndatta: {a: b}\n")]);
+    let complaint =
+        cluster.bad(&["create", "-f", &file("strict.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndatta: {a: b}\n")]);
     assert!(complaint.contains("strict decoding error: unknown field \"datta\""), "{complaint}");
     let broken = file("broken.json", "{\"apiVersion\": \"v1\", ");
     let complaint = cluster.bad(&["create", "--raw", "/api/v1/namespaces/default/configmaps", "-f", &broken]);
     assert!(complaint.contains("BadRequest"), "{complaint}");
-    let large = format!("{{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{{\"name\":\"l\"}},\"data\":{{\"a\":\"{}\"}}}}", "x".repeat(3 << 20));
+    let large = format!(
+        "{{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{{\"name\":\"l\"}},\"data\":{{\"a\":\"{}\"}}}}",
+        "x".repeat(3 << 20)
+    );
     let complaint = cluster.bad(&["create", "--raw", "/api/v1/namespaces/default/configmaps", "-f", &file("large.json", &large)]);
     assert!(complaint.to_lowercase().contains("too large"), "{complaint}");
     assert!(cluster.bad(&["get", "pod", "nobody"]).contains("pods \"nobody\" not found"));
@@ -129,10 +134,20 @@ fn bad_input_gets_kubernetes_own_answers() {
     assert_eq!(cluster.good(&["get", "configmap", "c", "-o", "jsonpath={.data.a}"]), "b");
 
     cluster.good(&["run", "nopull", "--image=wharf.local/missing:v9"]);
-    cluster.good(&["wait", "--for=jsonpath={.status.containerStatuses[0].state.waiting.reason}=ImagePullBackOff", "pod/nopull", "--timeout=60s"]);
+    cluster.good(&[
+        "wait",
+        "--for=jsonpath={.status.containerStatuses[0].state.waiting.reason}=ImagePullBackOff",
+        "pod/nopull",
+        "--timeout=60s",
+    ]);
     assert!(cluster.good(&["describe", "pod", "nopull"]).contains("Failed to pull image"));
     cluster.good(&["run", "nocommand", "--image=wharf.local/demo:v1", "--command", "--", "/bin/no-such-program"]);
-    cluster.good(&["wait", "--for=jsonpath={.status.containerStatuses[0].state.waiting.reason}=CrashLoopBackOff", "pod/nocommand", "--timeout=60s"]);
+    cluster.good(&[
+        "wait",
+        "--for=jsonpath={.status.containerStatuses[0].state.waiting.reason}=CrashLoopBackOff",
+        "pod/nocommand",
+        "--timeout=60s",
+    ]);
     assert!(cluster.good(&["describe", "pod", "nocommand"]).contains("no-such-program"));
     let complaint = cluster.bad(&["logs", "nopull"]);
     assert!(complaint.contains("is waiting to start"), "{complaint}");

@@ -50,7 +50,13 @@ impl Row {
         let (median, most) = (self.taken[self.taken.len() / 2], self.taken[self.taken.len() - 1]);
         let show = |value: f64| format!("{value:.1} {}", self.unit);
         let verdict = if median <= self.at_most { "met" } else { "MISSED" };
-        println!("{:<58} {:>10} {:>10} {:>10} {verdict:>7}", self.name, show(median), show(most), format!("{} {}", self.at_most, self.unit));
+        println!(
+            "{:<58} {:>10} {:>10} {:>10} {verdict:>7}",
+            self.name,
+            show(median),
+            show(most),
+            format!("{} {}", self.at_most, self.unit)
+        );
     }
 }
 
@@ -120,7 +126,8 @@ async fn boot(executable: &Path) -> Outcome<f64> {
     let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let folder = tempfile::tempdir()?;
     let begin = Instant::now();
-    let child = Command::new(executable).args(["--listen", &address.to_string(), "--data"]).arg(folder.path()).stdout(Stdio::null()).spawn()?;
+    let child =
+        Command::new(executable).args(["--listen", &address.to_string(), "--data"]).arg(folder.path()).stdout(Stdio::null()).spawn()?;
     let child = Killed(child);
     loop {
         if readyz(address).await.unwrap_or(false) {
@@ -164,10 +171,20 @@ impl ServerCertVerifier for AnyServer {
     ) -> Result<ServerCertVerified, rustls::Error> {
         Ok(ServerCertVerified::assertion())
     }
-    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         Ok(HandshakeSignatureValid::assertion())
     }
-    fn verify_tls13_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         Ok(HandshakeSignatureValid::assertion())
     }
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -216,7 +233,10 @@ async fn pods(client: &Client, runs: usize) -> Outcome<Vec<f64>> {
         api.create(&PostParams::default(), &pod).await?;
         while let Some(event) = events.next().await {
             if let WatchEvent::Modified(pod) | WatchEvent::Added(pod) = event?
-                && pod.status.and_then(|s| s.container_statuses).is_some_and(|c| c.iter().any(|c| c.state.as_ref().is_some_and(|s| s.running.is_some())))
+                && pod
+                    .status
+                    .and_then(|s| s.container_statuses)
+                    .is_some_and(|c| c.iter().any(|c| c.state.as_ref().is_some_and(|s| s.running.is_some())))
             {
                 break;
             }
@@ -234,7 +254,12 @@ fn smoke(executable: &Path) -> Outcome<f64> {
     let begin = Instant::now();
     let output = Command::new(executable).args(["--smoke", "--listen", "127.0.0.1:0", "--data"]).arg(folder.path()).output()?;
     if !output.status.success() {
-        return Err(format!("the smoke story failed:\n{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)).into());
+        return Err(format!(
+            "the smoke story failed:\n{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )
+        .into());
     }
     Ok(begin.elapsed().as_secs_f64())
 }
