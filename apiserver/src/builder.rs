@@ -130,6 +130,7 @@ impl ApiServerBuilder {
         let reviews = Arc::new(GateReviews::new(layers.clone(), tokens.clone()));
         let registry = Arc::new(Registry::new(self.table, caches, clock.clone(), AdmissionChain::new(plugins), Some(reviews), self.ranges));
         registry.bootstrap().await?;
+        tokio::spawn(registry.clone().expire(stop.clone()));
         let internal: SharedApi = Arc::new(LocalApi::new(registry.clone(), Arc::new(Masters), User::master("system:apiserver")));
         late.bind(internal.clone());
 

@@ -21,7 +21,9 @@ pub struct Discovery {
 
 /// Group, version and kind of what a subresource takes, and its verbs.
 fn subresource(row: &Resource, name: &str) -> (String, String, String, &'static [&'static str]) {
-    let of = |group: &str, version: &str, kind: &str, verbs: &'static [&'static str]| (group.to_owned(), version.to_owned(), kind.to_owned(), verbs);
+    let of = |group: &str, version: &str, kind: &str, verbs: &'static [&'static str]| {
+        (group.to_owned(), version.to_owned(), kind.to_owned(), verbs)
+    };
     match name {
         "scale" => of("autoscaling", "v1", "Scale", &["get", "patch", "update"]),
         "binding" => of("", "v1", "Binding", &["create"]),

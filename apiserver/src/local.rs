@@ -86,7 +86,8 @@ impl Api for LocalApi {
     async fn list(&self, resource: &ApiResource, query: &Query) -> Result<ObjectList, ApiError> {
         let row = self.row(resource)?;
         self.authorize("list", row, "", query.namespace.as_deref().unwrap_or_default(), "").await?;
-        let request = ListRequest { selection: Self::selection(row, query)?, at: ReadAt::Newest, limit: None, continue_token: String::new() };
+        let request =
+            ListRequest { selection: Self::selection(row, query)?, at: ReadAt::Newest, limit: None, continue_token: String::new() };
         let answer = self.registry.list(row, &request).await?;
         Ok(ObjectList { items: answer.items, revision: answer.revision })
     }

@@ -55,7 +55,8 @@ fn document(table: &ResourceTable, group: &str, version: &str) -> Option<Value> 
     for row in table.iter().filter(|r| r.group == group && r.version == version && !r.is_review()) {
         let prefix = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
         let scope = if row.namespaced { "/namespaces/{namespace}" } else { "" };
-        let parameters = Value::from(vec![parameter("dryRun"), parameter("fieldManager"), parameter("fieldValidation"), parameter("force")]);
+        let parameters =
+            Value::from(vec![parameter("dryRun"), parameter("fieldManager"), parameter("fieldValidation"), parameter("force")]);
         let operation = json!({
             "parameters": parameters,
             "responses": {"200": {"description": "OK"}},

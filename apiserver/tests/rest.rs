@@ -1,5 +1,7 @@
 //! The verbs through the `Api` trait and through HTTP requests, over the memory store.
 
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -172,7 +174,8 @@ async fn deployments_over_http() {
     assert_eq!(made["spec"]["strategy"]["rollingUpdate"]["maxSurge"], "25%");
 
     let uri = format!("{DEPLOYMENTS}/web");
-    let (code, scale, _) = w.http(Method::PATCH, &format!("{uri}/scale"), "application/merge-patch+json", r#"{"spec":{"replicas":3}}"#).await;
+    let (code, scale, _) =
+        w.http(Method::PATCH, &format!("{uri}/scale"), "application/merge-patch+json", r#"{"spec":{"replicas":3}}"#).await;
     assert_eq!((code, &scale["kind"], &scale["spec"]["replicas"]), (200, &json!("Scale"), &json!(3)));
     assert_eq!(scale["status"]["selector"], "app=web");
     let patch = json!([{"op":"replace","path":"/spec/template/spec/containers/0/image","value":"x:2"}]);
@@ -209,7 +212,12 @@ async fn bad_input_gets_kubernetes_own_words() {
     };
     let mut bad = deployment("web");
     bad["spec"]["foo"] = json!(1);
-    check(w.post(&format!("{DEPLOYMENTS}?fieldValidation=Strict"), &bad).await, 400, "BadRequest", "strict decoding error: unknown field \"spec.foo\"");
+    check(
+        w.post(&format!("{DEPLOYMENTS}?fieldValidation=Strict"), &bad).await,
+        400,
+        "BadRequest",
+        "strict decoding error: unknown field \"spec.foo\"",
+    );
     let (code, _, headers) = w.http(Method::POST, &format!("{DEPLOYMENTS}?dryRun=All"), "application/json", bad.to_string()).await;
     assert_eq!(code, 201);
     assert_eq!(headers["warning"], "299 - \"unknown field \\\"spec.foo\\\"\"");
@@ -228,8 +236,18 @@ async fn bad_input_gets_kubernetes_own_words() {
     check(w.get(&format!("{PODS}/none")).await, 404, "NotFound", "pods \"none\" not found");
     check(w.get(&format!("{PODS}?fieldSelector=spec.bogus=1")).await, 400, "BadRequest", "field label not supported: spec.bogus");
     check(w.get(&format!("{PODS}?labelSelector=%3D%3D")).await, 400, "BadRequest", "");
-    check(w.post("/api/v1/namespaces/none/pods", &json!({"metadata":{"name":"a"},"spec":{"containers":[{"name":"a","image":"x"}]}})).await, 404, "NotFound", "namespaces \"none\" not found");
-    check(w.post(DEPLOYMENTS, &json!({"kind":"Pod","metadata":{"name":"a"}})).await, 400, "BadRequest", "cannot be handled as a Deployment");
+    check(
+        w.post("/api/v1/namespaces/none/pods", &json!({"metadata":{"name":"a"},"spec":{"containers":[{"name":"a","image":"x"}]}})).await,
+        404,
+        "NotFound",
+        "namespaces \"none\" not found",
+    );
+    check(
+        w.post(DEPLOYMENTS, &json!({"kind":"Pod","metadata":{"name":"a"}})).await,
+        400,
+        "BadRequest",
+        "cannot be handled as a Deployment",
+    );
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let (code, value, _) = w.http(Method::POST, PODS, "application/json", deep).await;
     check((code, value), 400, "BadRequest", "");
@@ -237,7 +255,8 @@ async fn bad_input_gets_kubernetes_own_words() {
     let (code, value, _) = w.http(Method::POST, PODS, "application/yaml", bomb).await;
     check((code, value), 400, "BadRequest", "");
     let many: Vec<Value> = (0..10_001).map(|_| json!({"op":"test","path":"/kind","value":"Pod"})).collect();
-    let (code, value, _) = w.http(Method::PATCH, &format!("{PODS}/none"), "application/json-patch+json", Value::from(many).to_string()).await;
+    let (code, value, _) =
+        w.http(Method::PATCH, &format!("{PODS}/none"), "application/json-patch+json", Value::from(many).to_string()).await;
     check((code, value), 413, "RequestEntityTooLarge", "10000");
 }
 
@@ -269,7 +288,11 @@ async fn services_get_addresses_and_give_them_back() {
     let w = world().await;
     let kubernetes = w.api.get_opt::<Service>(&at("kubernetes")).await.unwrap().unwrap();
     assert_eq!(kubernetes.spec.as_ref().unwrap().cluster_ip.as_deref(), Some("10.96.0.1"));
-    let service = |name: &str, ip: &str| typed::<Service>(json!({"metadata":{"name":name,"namespace":"default"},"spec":{"clusterIP":ip,"type":"NodePort","ports":[{"port":80}]}}));
+    let service = |name: &str, ip: &str| {
+        typed::<Service>(
+            json!({"metadata":{"name":name,"namespace":"default"},"spec":{"clusterIP":ip,"type":"NodePort","ports":[{"port":80}]}}),
+        )
+    };
     let made = w.api.create(&service("a", "")).await.unwrap();
     let spec = made.spec.as_ref().unwrap();
     let ip = spec.cluster_ip.clone().unwrap();
@@ -357,7 +380,11 @@ async fn tables_and_watches_over_http() {
     assert_eq!(table["rows"][0]["cells"][2], "Pending");
     assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
 
-    let request = Request::get(format!("{PODS}?watch=true&sendInitialEvents=true&allowWatchBookmarks=true&resourceVersionMatch=NotOlderThan&timeoutSeconds=5")).body(Bytes::new()).unwrap();
+    let request = Request::get(format!(
+        "{PODS}?watch=true&sendInitialEvents=true&allowWatchBookmarks=true&resourceVersionMatch=NotOlderThan&timeoutSeconds=5"
+    ))
+    .body(Bytes::new())
+    .unwrap();
     let info = path::parse(request.method(), request.uri());
     let response = w.server.rest().handle(request, &info, &Arc::new(User::master("admin"))).await;
     let mut body = response.into_body();
@@ -395,7 +422,8 @@ async fn only_who_may_does() {
 #[tokio::test]
 async fn generated_names_and_concurrent_patches() {
     let w = world().await;
-    let base = typed::<Pod>(json!({"metadata":{"generateName":"p-","namespace":"default"},"spec":{"containers":[{"name":"a","image":"x"}]}}));
+    let base =
+        typed::<Pod>(json!({"metadata":{"generateName":"p-","namespace":"default"},"spec":{"containers":[{"name":"a","image":"x"}]}}));
     let made = w.api.create(&base).await.unwrap();
     let name = made.metadata.name.clone().unwrap();
     assert!(name.starts_with("p-") && name.len() == 7, "{name}");
@@ -412,4 +440,28 @@ async fn generated_names_and_concurrent_patches() {
     }
     let after = w.api.get_opt::<Pod>(&at(&name)).await.unwrap().unwrap();
     assert_eq!(after.metadata.annotations.as_ref().unwrap().len(), 16);
+}
+
+#[tokio::test]
+async fn events_have_two_shapes_and_one_storage() {
+    let w = world().await;
+    let event = json!({"metadata":{"name":"e"},"regarding":{"kind":"Pod","name":"a","namespace":"default"},"note":"hello","reason":"R","type":"Normal",
+        "action":"A","reportingController":"c","reportingInstance":"i","eventTime":"2026-01-01T00:00:00.000000Z"});
+    let new = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let (code, made) = w.post(new, &event).await;
+    assert_eq!((code, &made["note"], &made["apiVersion"]), (201, &json!("hello"), &json!("events.k8s.io/v1")), "{made}");
+    let (_, old) = w.get("/api/v1/namespaces/default/events/e").await;
+    assert_eq!((&old["message"], &old["involvedObject"]["name"], &old["apiVersion"]), (&json!("hello"), &json!("a"), &json!("v1")));
+    let patch = r#"{"series":{"count":2,"lastObservedTime":"2026-01-01T00:00:01.000000Z"}}"#;
+    let (code, patched, _) = w.http(Method::PATCH, &format!("{new}/e"), "application/merge-patch+json", patch).await;
+    assert_eq!((code, &patched["series"]["count"], &patched["note"]), (200, &json!(2), &json!("hello")), "{patched}");
+    let (_, list) = w.get(&format!("{new}?fieldSelector=regarding.name%3Da")).await;
+    assert_eq!(list["items"][0]["regarding"]["kind"], "Pod");
+    assert_eq!(list["items"][0]["metadata"]["resourceVersion"], patched["metadata"]["resourceVersion"]);
+
+    // Nobody sees it again: after an hour it goes.
+    assert_eq!(w.server.registry().expire_events().await.unwrap(), 0);
+    w.clock.advance(std::time::Duration::from_secs(3602));
+    assert_eq!(w.server.registry().expire_events().await.unwrap(), 1);
+    assert_eq!(w.get(&format!("{new}/e")).await.0, 404);
 }

@@ -201,6 +201,9 @@ mod tests {
         pod(&mut limits);
         assert_eq!(limits["status"]["qosClass"], "Guaranteed");
         assert_eq!(qos_class(&with(json!({"requests":{"cpu":"1"}}))), "Burstable");
-        assert_eq!(qos_class(&with(json!({"limits":{"cpu":"1","memory":"1Gi"},"requests":{"cpu":"1000m","memory":"1024Mi"}}))), "Guaranteed");
+        assert_eq!(
+            qos_class(&with(json!({"limits":{"cpu":"1","memory":"1Gi"},"requests":{"cpu":"1000m","memory":"1024Mi"}}))),
+            "Guaranteed"
+        );
     }
 }

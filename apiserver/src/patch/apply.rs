@@ -31,8 +31,7 @@ pub(super) fn apply(
     let wanted = top_set(&row.kind, config);
     let mut entries: Vec<Value> =
         live.get("metadata").and_then(|m| m.get("managedFields")).and_then(Value::as_array).cloned().unwrap_or_default();
-    let is_mine =
-        |e: &Value| text(e, &["manager"]) == manager && text(e, &["operation"]) == "Apply" && text(e, &["subresource"]) == sub;
+    let is_mine = |e: &Value| text(e, &["manager"]) == manager && text(e, &["operation"]) == "Apply" && text(e, &["subresource"]) == sub;
     let mine = entries.iter().find(|e| is_mine(e)).cloned();
     entries.retain(|e| !is_mine(e));
 
@@ -123,6 +122,11 @@ fn set_of<'a>(kind: &str, path: &mut Vec<&'a str>, value: &'a Value) -> Value {
     Value::Object(out)
 }
 
+/// Whether a value is what `v:` names, in JSON.
+fn is_scalar(value: &Value, text: &str) -> bool {
+    serde_json::from_str::<Value>(text).is_ok_and(|named| named == *value)
+}
+
 /// The part of a value that a field of a set is about.
 fn child<'a>(kind: &str, path: &[&str], value: &'a Value, field: &str) -> Option<&'a Value> {
     if let Some(name) = field.strip_prefix("f:") {
@@ -130,7 +134,7 @@ fn child<'a>(kind: &str, path: &[&str], value: &'a Value, field: &str) -> Option
     }
     let list = value.as_array()?;
     if let Some(text) = field.strip_prefix("v:") {
-        return list.iter().find(|v| v.to_string() == text);
+        return list.iter().find(|v| is_scalar(v, text));
     }
     let ListRule::Map(keys) = rule(kind, path) else { return None };
     list.iter().find(|item| item_key(keys, item).as_deref() == Some(field))
@@ -177,14 +181,7 @@ fn dotted(path: &[&str]) -> String {
 }
 
 /// Takes away what a manager set before and does not name now, unless somebody else owns it too.
-fn remove_dropped<'a>(
-    kind: &str,
-    path: &mut Vec<&'a str>,
-    live: &mut Value,
-    before: &'a Value,
-    now: Option<&Value>,
-    others: &[&Value],
-) {
+fn remove_dropped<'a>(kind: &str, path: &mut Vec<&'a str>, live: &mut Value, before: &'a Value, now: Option<&Value>, others: &[&Value]) {
     let Some(before) = before.as_object() else { return };
     for (field, inner) in before {
         if field == "." {
@@ -223,7 +220,7 @@ fn remove_dropped<'a>(
         } else if let Some(list) = live.as_array_mut() {
             let rule = rule(kind, path);
             let position = list.iter().position(|item| match (field.strip_prefix("v:"), rule) {
-                (Some(text), _) => item.to_string() == text,
+                (Some(text), _) => is_scalar(item, text),
                 (None, ListRule::Map(keys)) => item_key(keys, item).as_deref() == Some(field),
                 _ => false,
             });
@@ -313,7 +310,13 @@ mod tests {
         let mut live = json!({"metadata":{"labels":{"theirs":"1"}}});
         run(&mut live, json!({"metadata":{"labels":{"a":"1","b":"2"}},"spec":{"replicas":2,"template":{"spec":{"containers":[container("x","1"),container("y","1")]}}}}), "m", false).unwrap();
         assert_eq!(live["metadata"]["labels"], json!({"theirs":"1","a":"1","b":"2"}));
-        run(&mut live, json!({"metadata":{"labels":{"a":"1"}},"spec":{"template":{"spec":{"containers":[container("y","2")]}}}}), "m", false).unwrap();
+        run(
+            &mut live,
+            json!({"metadata":{"labels":{"a":"1"}},"spec":{"template":{"spec":{"containers":[container("y","2")]}}}}),
+            "m",
+            false,
+        )
+        .unwrap();
         assert_eq!(live["metadata"]["labels"], json!({"theirs":"1","a":"1"}));
         assert_eq!(live["spec"]["template"]["spec"]["containers"], json!([container("y", "2")]));
         assert!(live["spec"].get("replicas").is_none());

@@ -54,8 +54,7 @@ impl Patch {
                 let patch: json_patch::Patch =
                     serde_json::from_slice(body).map_err(|e| status::bad_request(format!("error decoding patch: {e}")))?;
                 if patch.len() > MAX_OPERATIONS {
-                    let message =
-                        format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}", patch.len());
+                    let message = format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}", patch.len());
                     return Err(ApiError::status(413, "RequestEntityTooLarge", message));
                 }
                 Ok(Self::Json(patch))

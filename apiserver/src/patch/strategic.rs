@@ -125,7 +125,9 @@ fn merge_list<'a>(kind: &str, path: &mut Vec<&'a str>, base: &mut Value, patch: 
                 };
                 let Some(id) = map.get(key) else {
                     let list = path.join(".");
-                    return Err(status::bad_request(format!("error merging {list}: map: {item} does not contain declared merge key: {key}")));
+                    return Err(status::bad_request(format!(
+                        "error merging {list}: map: {item} does not contain declared merge key: {key}"
+                    )));
                 };
                 let found = have.iter().position(|h| h.get(key) == Some(id));
                 match (directive(map)?, found) {

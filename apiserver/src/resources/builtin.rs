@@ -11,6 +11,7 @@ use k8s_openapi::api::certificates::v1 as certificates;
 use k8s_openapi::api::coordination::v1 as coordination;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::events::v1 as events;
 use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::api::node::v1 as node;
 use k8s_openapi::api::policy::v1 as policy;
@@ -18,8 +19,9 @@ use k8s_openapi::api::rbac::v1 as rbac;
 use k8s_openapi::api::scheduling::v1 as scheduling;
 use k8s_openapi::api::storage::v1 as storage;
 use wharf_core::object::Object;
+use wharf_core::store::ResourceId;
 
-use super::{DeleteRule, Resource, StatusRule};
+use super::{DeleteRule, Resource, StatusRule, StoredAs};
 use crate::{defaults, table, validation};
 
 type Field<'a> = Option<Cow<'a, str>>;
@@ -66,6 +68,15 @@ fn event_fields<'a>(object: &'a Object, field: &str) -> Field<'a> {
     }
 }
 
+/// Fields of the newer kind, read from the older one that is stored.
+fn new_event_fields<'a>(object: &'a Object, field: &str) -> Field<'a> {
+    match field.strip_prefix("regarding.") {
+        Some(rest) => event_fields(object, &format!("involvedObject.{rest}")),
+        None if field == "reportingController" => event_fields(object, "reportingComponent"),
+        None => event_fields(object, field).filter(|_| matches!(field, "reason" | "type")),
+    }
+}
+
 fn node_fields<'a>(object: &'a Object, field: &str) -> Field<'a> {
     match field {
         "spec.unschedulable" => {
@@ -106,9 +117,7 @@ fn replica_set_fields<'a>(object: &'a Object, field: &str) -> Field<'a> {
 
 fn job_fields<'a>(object: &'a Object, field: &str) -> Field<'a> {
     match field {
-        "status.successful" => {
-            read::<batch::Job>(object, |j| Some(j.status.as_ref().and_then(|s| s.succeeded).unwrap_or(0).to_string()))
-        }
+        "status.successful" => read::<batch::Job>(object, |j| Some(j.status.as_ref().and_then(|s| s.succeeded).unwrap_or(0).to_string())),
         _ => None,
     }
 }
@@ -136,7 +145,7 @@ fn core_rows() -> Vec<Resource> {
         .with_generation()
         .short(&["po"])
         .category(ALL)
-        .sub(&["attach", "binding", "eviction", "exec", "log", "portforward", "status"])
+        .with_subresources(&["attach", "binding", "eviction", "exec", "log", "portforward", "status"])
         .defaults(defaults::pod)
         .validate(validation::pod)
         .fields(pod_fields)
@@ -144,22 +153,19 @@ fn core_rows() -> Vec<Resource> {
     pods.delete = DeleteRule::Graceful;
     let mut namespaces = Resource::of::<core::Namespace>(false)
         .short(&["ns"])
-        .sub(&["finalize", "status"])
+        .with_subresources(&["finalize", "status"])
         .defaults(defaults::namespace)
         .fields(namespace_fields)
         .columns(&table::NAMESPACES);
     namespaces.status = StatusRule::Split;
     namespaces.delete = DeleteRule::Namespace;
-    let mut nodes = Resource::of::<core::Node>(false)
-        .short(&["no"])
-        .sub(&["status"])
-        .fields(node_fields)
-        .columns(&table::NODES);
+    let mut nodes =
+        Resource::of::<core::Node>(false).short(&["no"]).with_subresources(&["status"]).fields(node_fields).columns(&table::NODES);
     nodes.status = StatusRule::Split;
     let mut services = Resource::of::<core::Service>(true)
         .short(&["svc"])
         .category(ALL)
-        .sub(&["status"])
+        .with_subresources(&["status"])
         .defaults(defaults::service)
         .validate(validation::service)
         .fields(service_fields)
@@ -198,7 +204,7 @@ fn core_rows() -> Vec<Resource> {
             .validate(validation::secret)
             .fields(secret_fields)
             .columns(&table::SECRETS),
-        Resource::of::<core::ServiceAccount>(true).short(&["sa"]).sub(&["token"]).columns(&table::SERVICE_ACCOUNTS),
+        Resource::of::<core::ServiceAccount>(true).short(&["sa"]).with_subresources(&["token"]).columns(&table::SERVICE_ACCOUNTS),
         Resource::of::<core::Endpoints>(true).short(&["ep"]).defaults(defaults::endpoints).columns(&table::ENDPOINTS),
         Resource::of::<core::Event>(true).short(&["ev"]).fields(event_fields).columns(&table::EVENTS),
         Resource::of::<core::LimitRange>(true).short(&["limits"]).columns(&table::LIMIT_RANGES),
@@ -207,7 +213,7 @@ fn core_rows() -> Vec<Resource> {
             .with_status()
             .short(&["rc"])
             .category(ALL)
-            .sub(SCALED)
+            .with_subresources(SCALED)
             .defaults(defaults::replication_controller)
             .validate(validation::replication_controller)
             .columns(&table::REPLICATION_CONTROLLERS),
@@ -220,7 +226,7 @@ fn workload_rows() -> Vec<Resource> {
             .with_status()
             .short(&["deploy"])
             .category(ALL)
-            .sub(SCALED)
+            .with_subresources(SCALED)
             .defaults(defaults::deployment)
             .validate(validation::deployment)
             .columns(&table::DEPLOYMENTS),
@@ -228,7 +234,7 @@ fn workload_rows() -> Vec<Resource> {
             .with_status()
             .short(&["rs"])
             .category(ALL)
-            .sub(SCALED)
+            .with_subresources(SCALED)
             .defaults(defaults::replica_set)
             .validate(validation::workload)
             .fields(replica_set_fields)
@@ -237,7 +243,7 @@ fn workload_rows() -> Vec<Resource> {
             .with_status()
             .short(&["sts"])
             .category(ALL)
-            .sub(SCALED)
+            .with_subresources(SCALED)
             .defaults(defaults::stateful_set)
             .validate(validation::stateful_set)
             .columns(&table::STATEFUL_SETS),
@@ -274,11 +280,7 @@ fn workload_rows() -> Vec<Resource> {
 
 fn other_rows() -> Vec<Resource> {
     vec![
-        Resource::of::<networking::Ingress>(true)
-            .with_status()
-            .short(&["ing"])
-            .defaults(defaults::ingress)
-            .columns(&table::INGRESSES),
+        Resource::of::<networking::Ingress>(true).with_status().short(&["ing"]).defaults(defaults::ingress).columns(&table::INGRESSES),
         Resource::of::<networking::IngressClass>(false).with_generation().columns(&table::INGRESS_CLASSES),
         Resource::of::<networking::NetworkPolicy>(true)
             .with_generation()
@@ -320,10 +322,17 @@ fn other_rows() -> Vec<Resource> {
         {
             let mut row = Resource::of::<certificates::CertificateSigningRequest>(false)
                 .short(&["csr"])
-                .sub(&["approval", "status"])
+                .with_subresources(&["approval", "status"])
                 .fields(csr_fields)
                 .columns(&table::CERTIFICATE_SIGNING_REQUESTS);
             row.status = StatusRule::Split;
+            row
+        },
+        {
+            // The same events under a newer name: stored once, in the older form.
+            let mut row = Resource::of::<events::Event>(true).short(&["ev"]).fields(new_event_fields).columns(&table::EVENTS);
+            row.storage = ResourceId::new("", "events");
+            row.stored_as = Some(StoredAs { serve: super::events::serve, store: super::events::store });
             row
         },
         Resource::of::<authentication::TokenReview>(false).review(),

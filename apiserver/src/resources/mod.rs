@@ -1,6 +1,7 @@
 //! The one table of resources: a row for each kind, nothing else knows kinds by name.
 
 mod builtin;
+pub(crate) mod events;
 mod normalize;
 pub mod value;
 
@@ -75,9 +76,7 @@ pub struct Resource {
     pub delete: DeleteRule,
     /// Whether metadata.generation counts changes outside metadata and status.
     pub generation: bool,
-    /// Whether an update must name a resourceVersion.
-    pub require_revision: bool,
-    /// Where the replicas, the selector and the observed replicas are, for scale.
+    /// From JSON to the type and back.
     pub normalize: Normalize,
     /// Defaults.
     pub defaults: Defaults,
@@ -87,8 +86,21 @@ pub struct Resource {
     pub fields: Fields,
     /// Columns of the table.
     pub columns: &'static Columns,
+    /// Whether strategic merge patches are taken: only where merge keys are known.
+    pub strategic: bool,
+    /// Another form under which objects are stored, for a kind that shares its storage with another.
+    pub stored_as: Option<StoredAs>,
     /// Where it is stored.
     pub storage: ResourceId,
+}
+
+/// How a kind that shares another's storage is converted.
+#[derive(Debug, Clone, Copy)]
+pub struct StoredAs {
+    /// From what is stored to what is served.
+    pub serve: fn(Value) -> Value,
+    /// From what is served to what is stored.
+    pub store: fn(Value) -> Value,
 }
 
 /// What can be done with an ordinary resource.
@@ -127,7 +139,8 @@ impl Resource {
             status: StatusRule::None,
             delete: DeleteRule::Plain,
             generation: false,
-            require_revision: false,
+            strategic: true,
+            stored_as: None,
             normalize: normalize::through::<K>,
             defaults: no_defaults,
             validate: no_validation,
@@ -154,7 +167,7 @@ impl Resource {
         self
     }
     /// With these subresources.
-    pub fn sub(mut self, subresources: &'static [&'static str]) -> Self {
+    pub fn with_subresources(mut self, subresources: &'static [&'static str]) -> Self {
         self.subresources = subresources;
         self
     }
@@ -226,7 +239,9 @@ impl ResourceTable {
 
     /// Serves an own type, with nothing special about it.
     pub fn register<K: Kind>(&mut self, namespaced: bool) {
-        self.add(Resource::of::<K>(namespaced));
+        let mut row = Resource::of::<K>(namespaced);
+        row.strategic = false;
+        self.add(row);
     }
 
     /// Serves a resource. One of the same group and plural is replaced.

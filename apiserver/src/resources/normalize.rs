@@ -43,7 +43,8 @@ mod tests {
 
     #[test]
     fn finds_unknown_fields_by_kubernetes_path() {
-        let pod = json!({"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","x":1},"spec":{"foo":1,"containers":[{"name":"a","bar":2}]}});
+        let pod =
+            json!({"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","x":1},"spec":{"foo":1,"containers":[{"name":"a","bar":2}]}});
         let mut unknown = Vec::new();
         let value = through::<Pod>(pod, &mut |p| unknown.push(p)).unwrap();
         unknown.sort();

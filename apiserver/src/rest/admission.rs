@@ -126,5 +126,13 @@ pub trait Reviews: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Errors
     /// What the client is told.
-    async fn review(&self, user: &Arc<User>, group: &str, resource: &str, namespace: &str, name: &str, body: Value) -> Result<Value, ApiError>;
+    async fn review(
+        &self,
+        user: &Arc<User>,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+        body: Value,
+    ) -> Result<Value, ApiError>;
 }

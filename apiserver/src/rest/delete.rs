@@ -5,14 +5,14 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use wharf_core::api::{ApiError, DeleteParams, Propagation};
-use wharf_core::object::{Object, encode_stored};
+use wharf_core::object::Object;
 use wharf_core::store::{Record, StoreError, Transaction};
 
 use super::admission::Operation;
 use super::read::{ListRequest, ReadAt};
 use super::select::Selection;
 use super::write::is_finished;
-use super::{MAX_RETRIES, Registry, WriteContext, Written, parse_stored, status, timestamp};
+use super::{MAX_RETRIES, Registry, WriteContext, Written, decode, encode, present, status, timestamp};
 use crate::resources::value::{at, items, number, object, text};
 use crate::resources::{DeleteRule, Resource};
 
@@ -71,7 +71,7 @@ impl Registry {
             let Some(record) = self.store().get(&key).await.map_err(status::of_store)? else {
                 return Err(status::not_found(&row.group, &row.plural, name));
             };
-            let old = parse_stored(&record.value)?;
+            let old = decode(row, &record.value)?;
             check_preconditions(row, &record, &old, options)?;
             let old = Arc::new(old);
             let request = self.admission_request(ctx, row, Operation::Delete, "", &key, Some(old.clone()));
@@ -83,10 +83,10 @@ impl Registry {
             let transaction = if gone {
                 Transaction::delete(key.clone(), record.modified)
             } else if new == *old {
-                let object = Arc::new(Object::from_record(&record));
+                let object = present(row, Arc::new(Object::from_record(&record)));
                 return Ok(Written { object, warnings, created: false, gone: false });
             } else {
-                Transaction::update(key.clone(), encode_stored(&new).map_err(status::internal)?, record.modified)
+                Transaction::update(key.clone(), encode(row, &new)?, record.modified)
             };
             let revision = if ctx.dry_run {
                 record.modified
@@ -100,9 +100,10 @@ impl Registry {
             if gone && !ctx.dry_run {
                 self.services.release(row, &old);
             }
-            let value = if gone { record.value.clone() } else { encode_stored(&new).map_err(status::internal)? };
+            let value = if gone { record.value.clone() } else { encode(row, &new)? };
             let record = Record { key, value, created: record.created, modified: revision };
-            return Ok(Written { object: Arc::new(Object::from_record(&record)), warnings, created: false, gone });
+            let object = present(row, Arc::new(Object::from_record(&record)));
+            return Ok(Written { object, warnings, created: false, gone });
         }
         Err(status::conflict(&row.group, &row.plural, name, status::MODIFIED))
     }

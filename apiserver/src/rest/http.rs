@@ -25,8 +25,8 @@ use crate::openapi;
 use crate::request::{RequestInfo, User};
 use crate::resources::value::as_map;
 use crate::resources::{DeleteRule, Resource, StatusRule};
-use crate::server::body::{Body, typed};
 use crate::server::Handler;
+use crate::server::body::{Body, typed};
 use crate::table::{self, Include};
 
 /// Shortest and longest time after which a watch without a timeout ends, in seconds; Kubernetes' own.
@@ -66,7 +66,9 @@ impl Params {
     fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
         match self.get(name) {
             "" => Ok(None),
-            text => text.parse().map(Some).map_err(|_| status::bad_request(format!("strconv.ParseInt: parsing \"{text}\": invalid syntax"))),
+            text => {
+                text.parse().map(Some).map_err(|_| status::bad_request(format!("strconv.ParseInt: parsing \"{text}\": invalid syntax")))
+            }
         }
     }
 }
@@ -128,10 +130,14 @@ fn stream_body(pieces: impl Stream<Item = Result<Bytes, BoxError>> + Send + 'sta
 
 fn add_warnings(response: &mut Response<Body>, warnings: &[String]) {
     for warning in warnings {
-        let quoted: String = warning.chars().filter(|c| !c.is_control()).flat_map(|c| match c {
-            '"' | '\\' => vec!['\\', c],
-            c => vec![c],
-        }).collect();
+        let quoted: String = warning
+            .chars()
+            .filter(|c| !c.is_control())
+            .flat_map(|c| match c {
+                '"' | '\\' => vec!['\\', c],
+                c => vec![c],
+            })
+            .collect();
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
             response.headers_mut().append(header::WARNING, value);
         }
@@ -244,7 +250,11 @@ impl RestService {
                 let written = self.registry.delete(&ctx, row, namespace, name, &options).await?;
                 let shows_object = !written.gone
                     || row.delete != DeleteRule::Plain
-                    || (row.group.is_empty() && matches!(&*row.plural, "services" | "serviceaccounts" | "persistentvolumes" | "persistentvolumeclaims" | "podtemplates"));
+                    || (row.group.is_empty()
+                        && matches!(
+                            &*row.plural,
+                            "services" | "serviceaccounts" | "persistentvolumes" | "persistentvolumeclaims" | "podtemplates"
+                        ));
                 if shows_object {
                     return self.written(row, form, &params, written);
                 }
@@ -359,7 +369,8 @@ impl RestService {
         if let Some(remaining) = answer.remaining {
             as_map(&mut meta).insert("remainingItemCount".into(), remaining.into());
         }
-        let head = |kind: &str, version: &str| format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{version}\",\"metadata\":{meta},\"items\":[");
+        let head =
+            |kind: &str, version: &str| format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{version}\",\"metadata\":{meta},\"items\":[");
         Ok(match form {
             Form::Json => {
                 let head = head(&format!("{}List", row.kind), &row.api_version());
@@ -387,7 +398,15 @@ impl RestService {
 }
 
 impl Registry {
-    pub(super) async fn review(&self, user: &Arc<User>, row: &Resource, sub: &str, namespace: &str, name: &str, mut body: Value) -> Result<Value, ApiError> {
+    pub(super) async fn review(
+        &self,
+        user: &Arc<User>,
+        row: &Resource,
+        sub: &str,
+        namespace: &str,
+        name: &str,
+        mut body: Value,
+    ) -> Result<Value, ApiError> {
         let reviews = self.reviews.as_ref().ok_or_else(status::method_not_supported)?;
         let resource = if sub.is_empty() { row.plural.to_string() } else { format!("{}/{sub}", row.plural) };
         if sub.is_empty() {
@@ -528,7 +547,12 @@ fn context(user: &Arc<User>, request: &Request<Bytes>, params: &Params) -> Resul
         "All" => true,
         other => {
             let message = format!("Unsupported value: \"{other}\": supported values: \"All\"");
-            return Err(status::invalid("meta.k8s.io", "CreateOptions", "", vec![status::cause("FieldValueNotSupported", message, "dryRun")]));
+            return Err(status::invalid(
+                "meta.k8s.io",
+                "CreateOptions",
+                "",
+                vec![status::cause("FieldValueNotSupported", message, "dryRun")],
+            ));
         }
     };
     let validation = match params.get("fieldValidation") {
@@ -537,7 +561,12 @@ fn context(user: &Arc<User>, request: &Request<Bytes>, params: &Params) -> Resul
         "Strict" => FieldValidation::Strict,
         other => {
             let message = format!("Unsupported value: \"{other}\": supported values: \"Ignore\", \"Warn\", \"Strict\"");
-            return Err(status::invalid("meta.k8s.io", "CreateOptions", "", vec![status::cause("FieldValueNotSupported", message, "fieldValidation")]));
+            return Err(status::invalid(
+                "meta.k8s.io",
+                "CreateOptions",
+                "",
+                vec![status::cause("FieldValueNotSupported", message, "fieldValidation")],
+            ));
         }
     };
     let field_manager = match params.get("fieldManager") {
@@ -569,7 +598,11 @@ fn read_object(request: &Request<Bytes>) -> Result<Value, ApiError> {
         }
         _ => return Err(status::unsupported_media_type("application/json, application/yaml")),
     };
-    if value.is_object() { Ok(value) } else { Err(status::bad_request("couldn't get version/kind; json parse error: a JSON object is expected")) }
+    if value.is_object() {
+        Ok(value)
+    } else {
+        Err(status::bad_request("couldn't get version/kind; json parse error: a JSON object is expected"))
+    }
 }
 
 fn patch_kind(request: &Request<Bytes>, params: &Params) -> Result<PatchKind, ApiError> {

@@ -3,6 +3,7 @@
 pub mod admission;
 mod bootstrap;
 mod delete;
+mod expire;
 mod http;
 mod names;
 pub mod path;
@@ -15,10 +16,12 @@ mod write;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde_json::Value;
+use wharf_core::api::ApiError;
 use wharf_core::cache::Caches;
 use wharf_core::clock::Clock;
-use wharf_core::object::Object;
+use wharf_core::object::{Object, encode_stored, splice_revision};
 use wharf_core::store::{Key, SharedStore};
 
 use self::admission::{AdmissionChain, Reviews};
@@ -125,12 +128,38 @@ impl Registry {
     }
 }
 
+/// A value as it is stored, in bytes.
+fn encode(row: &Resource, value: &Value) -> Result<Bytes, ApiError> {
+    let encoded = match row.stored_as {
+        None => encode_stored(value),
+        Some(shape) => encode_stored(&(shape.store)(value.clone())),
+    };
+    encoded.map_err(status::internal)
+}
+
+/// Reads what [`encode`] made.
+fn decode(row: &Resource, bytes: &[u8]) -> Result<Value, ApiError> {
+    let value = parse_stored(bytes)?;
+    Ok(match row.stored_as {
+        None => value,
+        Some(shape) => (shape.serve)(value),
+    })
+}
+
+/// A stored object as it is served. Where it is stored as it is served, which is nearly always, it stays the same.
+fn present(row: &Resource, object: Arc<Object>) -> Arc<Object> {
+    let Some(shape) = row.stored_as else { return object };
+    let Ok(value) = parse_stored(object.bytes()) else { return object };
+    let bytes = encode_stored(&(shape.serve)(value)).map(|b| splice_revision(&b, object.revision()));
+    Arc::new(Object::from_served(object.key().clone(), object.revision(), bytes.unwrap_or_else(|_| object.bytes().clone())))
+}
+
 /// A time as `metav1.Time` writes it.
 pub fn timestamp(time: jiff::Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// Reads JSON that was stored by this server.
-fn parse_stored(bytes: &[u8]) -> Result<Value, wharf_core::api::ApiError> {
+fn parse_stored(bytes: &[u8]) -> Result<Value, ApiError> {
     serde_json::from_slice(bytes).map_err(|e| status::internal(format!("stored object does not decode: {e}")))
 }

@@ -112,7 +112,10 @@ mod tests {
     #[test]
     fn resources_and_subresources() {
         let i = info(Method::GET, "/api/v1/namespaces/ns/pods/p/log?follow=true");
-        assert_eq!((i.verb.as_str(), i.namespace.as_str(), i.resource.as_str(), i.name.as_str(), i.subresource.as_str()), ("get", "ns", "pods", "p", "log"));
+        assert_eq!(
+            (i.verb.as_str(), i.namespace.as_str(), i.resource.as_str(), i.name.as_str(), i.subresource.as_str()),
+            ("get", "ns", "pods", "p", "log")
+        );
         let i = info(Method::GET, "/apis/apps/v1/deployments?watch=1");
         assert_eq!((i.verb.as_str(), i.group.as_str(), i.resource.as_str(), i.namespace.as_str()), ("watch", "apps", "deployments", ""));
         let i = info(Method::DELETE, "/apis/apps/v1/namespaces/a/deployments");
@@ -122,7 +125,10 @@ mod tests {
     #[test]
     fn a_namespace_is_in_itself() {
         let i = info(Method::PUT, "/api/v1/namespaces/a/finalize");
-        assert_eq!((i.resource.as_str(), i.name.as_str(), i.namespace.as_str(), i.subresource.as_str()), ("namespaces", "a", "a", "finalize"));
+        assert_eq!(
+            (i.resource.as_str(), i.name.as_str(), i.namespace.as_str(), i.subresource.as_str()),
+            ("namespaces", "a", "a", "finalize")
+        );
         let i = info(Method::GET, "/api/v1/namespaces");
         assert_eq!((i.verb.as_str(), i.name.as_str()), ("list", ""));
     }

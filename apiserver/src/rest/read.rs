@@ -15,7 +15,7 @@ use wharf_core::object::{Object, splice_revision};
 use wharf_core::store::{Key, ListOptions, Revision, Scope, StoreError};
 
 use super::select::Selection;
-use super::{Registry, status};
+use super::{Registry, present, status};
 use crate::resources::Resource;
 
 /// How often a watch that asks for bookmarks gets one; Kubernetes' own.
@@ -44,8 +44,16 @@ impl ReadAt {
     /// 400 for a revision that is no number, or an unknown match.
     pub fn parse(revision: &str, matching: &str) -> Result<Self, ApiError> {
         let number = match revision {
-            "" => return if matching.is_empty() { Ok(Self::Newest) } else { Err(status::bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided")) },
-            text => text.parse::<u64>().map_err(|_| status::bad_request(format!("Invalid value: \"{text}\": must be a non-negative integer")))?,
+            "" => {
+                return if matching.is_empty() {
+                    Ok(Self::Newest)
+                } else {
+                    Err(status::bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided"))
+                };
+            }
+            text => text
+                .parse::<u64>()
+                .map_err(|_| status::bad_request(format!("Invalid value: \"{text}\": must be a non-negative integer")))?,
         };
         match (number, matching) {
             (0, "Exact") => Err(status::bad_request("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"")),
@@ -170,7 +178,8 @@ impl Registry {
             ReadAt::Any => {}
             ReadAt::NotOlderThan(revision) => cache.reach(revision).await.map_err(status::of_cache)?,
         }
-        cache.get(namespace, name).ok_or_else(|| status::not_found(&row.group, &row.plural, name))
+        let found = cache.get(namespace, name).ok_or_else(|| status::not_found(&row.group, &row.plural, name))?;
+        Ok(present(row, found))
     }
 
     async fn page(&self, row: &Resource, namespace: Option<&str>, at: ReadAt) -> Result<Page, ApiError> {
@@ -214,7 +223,7 @@ impl Registry {
                     seen -= 1;
                     break;
                 }
-                items.push(object);
+                items.push(present(row, object));
             }
         }
         let continue_token = if more { items.last().map(|o| token(revision, o.key())).unwrap_or_default() } else { String::new() };
@@ -252,7 +261,7 @@ impl Registry {
                         let continue_token = items.last().map(|o| token(revision, o.key())).unwrap_or_default();
                         return Ok(ListAnswer { items, revision, continue_token, remaining: None });
                     }
-                    items.push(object);
+                    items.push(present(row, object));
                 }
             }
             after = listing.records.last().map(|r| r.key.clone());
@@ -276,7 +285,7 @@ impl Registry {
                 Some(revision) => cache.reach(revision).await.map_err(status::of_cache)?,
             }
             let (page, watcher) = cache.list_and_watch(request.selection.namespace.as_deref()).map_err(status::of_cache)?;
-            queue.extend(page.items.into_iter().filter(|o| request.selection.matches(row, o)).map(WatchEvent::Added));
+            queue.extend(page.items.into_iter().filter(|o| request.selection.matches(row, o)).map(|o| WatchEvent::Added(present(row, o))));
             if request.initial_events == Some(true) && request.bookmarks {
                 queue.push_back(WatchEvent::Bookmark { revision: page.revision, initial: true });
             }
@@ -363,10 +372,10 @@ impl WatchState {
         let was = event.previous.as_ref().filter(|o| self.selection.matches(&self.row, o));
         let is = (!event.deleted && self.selection.matches(&self.row, &event.object)).then_some(&event.object);
         let event = match (was, is) {
-            (None, Some(object)) => WatchEvent::Added(object.clone()),
-            (Some(_), Some(object)) => WatchEvent::Modified(object.clone()),
-            (Some(_), None) if event.deleted => WatchEvent::Deleted(event.object.clone()),
-            (Some(old), None) => WatchEvent::Deleted(Arc::new(at_revision(old, event.revision))),
+            (None, Some(object)) => WatchEvent::Added(present(&self.row, object.clone())),
+            (Some(_), Some(object)) => WatchEvent::Modified(present(&self.row, object.clone())),
+            (Some(_), None) if event.deleted => WatchEvent::Deleted(present(&self.row, event.object.clone())),
+            (Some(old), None) => WatchEvent::Deleted(present(&self.row, Arc::new(at_revision(old, event.revision)))),
             (None, None) => return,
         };
         self.queue.push_back(event);

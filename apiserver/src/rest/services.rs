@@ -196,7 +196,11 @@ impl ServiceAllocator {
             asked = ip.to_string();
         } else if asked != "None" {
             let ip: IpAddr = asked.parse().map_err(|_| {
-                refuse(service, "spec.clusterIPs[0]", format!("Invalid value: \"{asked}\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"))
+                refuse(
+                    service,
+                    "spec.clusterIPs[0]",
+                    format!("Invalid value: \"{asked}\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"),
+                )
             })?;
             let shown = format!("Invalid value: [\"{asked}\"]: failed to allocate IP {asked}:");
             let range = self.inner.ranges.cluster_ips;
@@ -205,7 +209,11 @@ impl ServiceAllocator {
             };
             if !had.contains(&Given::Ip(ip)) {
                 if !range.contains(&ip) {
-                    return Err(refuse(service, "spec.clusterIPs", format!("{shown} the provided IP is not in the valid range. The range of valid IPs is {range}")));
+                    return Err(refuse(
+                        service,
+                        "spec.clusterIPs",
+                        format!("{shown} the provided IP is not in the valid range. The range of valid IPs is {range}"),
+                    ));
                 }
                 if !self.inner.used.lock().insert(Given::Ip(ip)) {
                     return Err(refuse(service, "spec.clusterIPs", format!("{shown} provided IP is already allocated")));
@@ -237,7 +245,13 @@ impl ServiceAllocator {
                 let valid = u16::try_from(asked).ok();
                 let number = valid.filter(|p| range.contains(p) || had.contains(&Given::Port(*p))).ok_or_else(|| {
                     let (first, last) = (range.start(), range.end());
-                    refuse(&named, &field, format!("Invalid value: {asked}: provided port is not in the valid range. The range of valid ports is {first}-{last}"))
+                    refuse(
+                        &named,
+                        &field,
+                        format!(
+                            "Invalid value: {asked}: provided port is not in the valid range. The range of valid ports is {first}-{last}"
+                        ),
+                    )
                 })?;
                 if !had.contains(&Given::Port(number)) && !here.contains(&number) {
                     if !self.inner.used.lock().insert(Given::Port(number)) {
@@ -280,7 +294,8 @@ fn carry_over(service: &mut Value, old: &Value) {
             }
             if number(port, &["nodePort"]).unwrap_or(0) == 0
                 && has_ports(old_kind)
-                && let Some(before) = old_ports.iter().find(|o| o.get("port") == port.get("port") && o.get("protocol") == port.get("protocol"))
+                && let Some(before) =
+                    old_ports.iter().find(|o| o.get("port") == port.get("port") && o.get("protocol") == port.get("protocol"))
                 && let Some(number) = before.get("nodePort")
             {
                 as_map(port).insert("nodePort".into(), number.clone());

@@ -111,14 +111,14 @@ pub fn invalid(group: &str, kind: &str, name: &str, causes: Vec<StatusCause>) ->
     failure(422, "Invalid", message, Some(found))
 }
 
-/// 405.
-pub fn method_not_allowed(what: &str) -> ApiError {
-    failure(405, "MethodNotAllowed", format!("{what} is not supported on resources of kind"), None)
-}
-
 /// 405 for a path.
 pub fn method_not_supported() -> ApiError {
-    failure(405, "MethodNotAllowed", "the server does not allow this method on the requested resource".into(), Some(StatusDetails::default()))
+    failure(
+        405,
+        "MethodNotAllowed",
+        "the server does not allow this method on the requested resource".into(),
+        Some(StatusDetails::default()),
+    )
 }
 
 /// 406.
@@ -145,7 +145,10 @@ pub fn expired(message: impl Into<String>) -> ApiError {
 /// 500.
 pub fn internal(message: impl std::fmt::Display) -> ApiError {
     let message = message.to_string();
-    let details = StatusDetails { causes: Some(vec![StatusCause { message: Some(message.clone()), ..StatusCause::default() }]), ..StatusDetails::default() };
+    let details = StatusDetails {
+        causes: Some(vec![StatusCause { message: Some(message.clone()), ..StatusCause::default() }]),
+        ..StatusDetails::default()
+    };
     failure(500, "InternalError", format!("Internal error occurred: {message}"), Some(details))
 }
 
@@ -156,7 +159,8 @@ pub fn unavailable(message: impl Into<String>) -> ApiError {
 
 /// 504.
 pub fn timeout(message: impl Into<String>, causes: Vec<StatusCause>) -> ApiError {
-    let details = StatusDetails { retry_after_seconds: Some(1), causes: (!causes.is_empty()).then_some(causes), ..StatusDetails::default() };
+    let details =
+        StatusDetails { retry_after_seconds: Some(1), causes: (!causes.is_empty()).then_some(causes), ..StatusDetails::default() };
     failure(504, "Timeout", message.into(), Some(details))
 }
 

@@ -88,7 +88,12 @@ impl Registry {
             let replicas = number(&new, &["spec", "replicas"]).unwrap_or(0);
             if replicas < 0 {
                 let message = format!("Invalid value: {replicas}: must be greater than or equal to 0");
-                return Err(status::invalid("autoscaling", "Scale", name, vec![status::cause("FieldValueInvalid", message, "spec.replicas")]));
+                return Err(status::invalid(
+                    "autoscaling",
+                    "Scale",
+                    name,
+                    vec![status::cause("FieldValueInvalid", message, "spec.replicas")],
+                ));
             }
             let mut object_value = old.clone();
             object(&mut object_value, &["spec"]).insert("replicas".into(), replicas.into());
@@ -186,7 +191,11 @@ impl Registry {
                     let take = |old: &Value| disrupt(old, name, &now);
                     self.change(ctx, &budgets, "status", namespace, &budget.key().name, &take).await?;
                 }
-                _ => return Err(status::internal("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.")),
+                _ => {
+                    return Err(status::internal(
+                        "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+                    ));
+                }
             }
         }
         self.delete(ctx, row, namespace, name, &options).await
@@ -207,7 +216,6 @@ fn disrupt(old: &Value, pod: &str, now: &str) -> Result<Value, ApiError> {
     as_map(disrupted).insert(pod.into(), now.into());
     Ok(new)
 }
-
 
 impl Registry {
     /// Carries out a write on an object or a subresource of it. `parsed` is the body of a create or an update.
@@ -234,9 +242,7 @@ impl Registry {
             }
             (Verb::Update(_), "scale") => self.write_scale(ctx, row, namespace, name, ScaleChange::Replace(body)).await?,
             (Verb::Update(_), "" | "status" | "finalize" | "approval") => self.update(ctx, row, sub, namespace, name, body).await?,
-            (Verb::Patch { kind, body }, "scale") => {
-                self.write_scale(ctx, row, namespace, name, ScaleChange::Patch(kind, &body)).await?
-            }
+            (Verb::Patch { kind, body }, "scale") => self.write_scale(ctx, row, namespace, name, ScaleChange::Patch(kind, &body)).await?,
             (Verb::Patch { kind, body }, "" | "status" | "approval") => self.patch(ctx, row, sub, namespace, name, kind, &body).await?,
             (Verb::Delete(options), "") => self.delete(ctx, row, namespace, name, &options).await?,
             _ => return Err(status::method_not_supported()),

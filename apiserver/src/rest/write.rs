@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use wharf_core::api::{ApiError, PatchKind};
-use wharf_core::object::{Object, encode_stored};
+use wharf_core::object::Object;
 use wharf_core::store::{Expect, Key, Op, Record, ResourceId, Revision, StoreError, Transaction};
 
 use super::admission::{AdmissionRequest, Operation};
-use super::{FieldValidation, MAX_RETRIES, Registry, WriteContext, Written, names, parse_stored, status};
+use super::{FieldValidation, MAX_RETRIES, Registry, WriteContext, Written, decode, encode, names, present, status};
 use crate::patch;
 use crate::resources::value::{as_map, at, copy_member, items, object, text};
 use crate::resources::{DeleteRule, Resource, StatusRule};
@@ -25,7 +25,15 @@ pub(super) type Change<'a> = &'a (dyn Fn(&Value) -> Result<Value, ApiError> + Se
 const SYSTEM_METADATA: &[&str] = &["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink"];
 
 impl Registry {
-    fn request(&self, ctx: &WriteContext, row: &Resource, operation: Operation, sub: &str, namespace: &str, name: &str) -> AdmissionRequest {
+    fn request(
+        &self,
+        ctx: &WriteContext,
+        row: &Resource,
+        operation: Operation,
+        sub: &str,
+        namespace: &str,
+        name: &str,
+    ) -> AdmissionRequest {
         AdmissionRequest {
             user: ctx.user.clone(),
             operation,
@@ -122,12 +130,12 @@ impl Registry {
         let mut check = check;
         for attempt in 0.. {
             let key = Self::key(row, namespace, text(&value, &["metadata", "name"]));
-            let stored = encode_stored(&value).map_err(status::internal)?;
+            let stored = encode(row, &value)?;
             if ctx.dry_run {
                 if self.store().get(&key).await.map_err(status::of_store)?.is_some() {
                     return Err(status::already_exists(&row.group, &row.plural, &key.name));
                 }
-                let object = Arc::new(Object::from_served(key, Revision(0), stored));
+                let object = present(row, Arc::new(Object::from_served(key, Revision(0), stored)));
                 return Ok(Written { object, warnings, created: true, gone: false });
             }
             let mut ops = vec![Op::Put { key: key.clone(), value: stored.clone(), expect: Expect::Absent }];
@@ -136,7 +144,8 @@ impl Registry {
                 Ok(revision) => {
                     lease.keep();
                     let record = Record { key, value: stored, created: revision, modified: revision };
-                    return Ok(Written { object: Arc::new(Object::from_record(&record)), warnings, created: true, gone: false });
+                    let object = present(row, Arc::new(Object::from_record(&record)));
+                    return Ok(Written { object, warnings, created: true, gone: false });
                 }
                 Err(StoreError::Conflict { key: at, .. }) if at != key && attempt < MAX_RETRIES => {
                     // The namespace has changed meanwhile; it may be terminating now.
@@ -191,13 +200,7 @@ impl Registry {
         } else if found != name {
             return Err(status::bad_request(format!("the name of the object ({found}) does not match the name on the URL ({name})")));
         }
-        let mut warnings = Vec::new();
-        // Decoded once; the change below only hands it over.
-        let value = self.decode(ctx, row, body, &mut warnings)?;
-        let mut written = self.change(ctx, row, sub, namespace, name, &|_| Ok(value.clone())).await?;
-        warnings.append(&mut written.warnings);
-        written.warnings = warnings;
-        Ok(written)
+        self.change(ctx, row, sub, namespace, name, &|_| Ok(body.clone())).await
     }
 
     /// Patches an object; an apply creates it if it does not exist.
@@ -215,6 +218,11 @@ impl Registry {
         kind: PatchKind,
         body: &Bytes,
     ) -> Result<Written, ApiError> {
+        if kind == PatchKind::Strategic && !row.strategic {
+            return Err(status::unsupported_media_type(
+                "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
+            ));
+        }
         let parsed = patch::Patch::parse(kind, body)?;
         if let (PatchKind::Apply { .. }, patch::Patch::Apply { config, .. }) = (kind, &parsed) {
             if ctx.field_manager.is_empty() {
@@ -226,7 +234,12 @@ impl Registry {
                 return Err(status::bad_request(format!("the name of the object ({given}) does not match the name on the URL ({name})")));
             }
             // The applied fields alone are checked for unknown ones: what is stored has none.
-            self.decode(&WriteContext { validation: strict_or_ignore(ctx.validation), ..ctx.clone() }, row, config.clone(), &mut Vec::new())?;
+            self.decode(
+                &WriteContext { validation: strict_or_ignore(ctx.validation), ..ctx.clone() },
+                row,
+                config.clone(),
+                &mut Vec::new(),
+            )?;
         }
         for _ in 0..NAME_TRIES {
             let now = self.now();
@@ -262,7 +275,7 @@ impl Registry {
             let Some(record) = self.store().get(&key).await.map_err(status::of_store)? else {
                 return Err(status::not_found(&row.group, &row.plural, name));
             };
-            let mut old = parse_stored(&record.value)?;
+            let mut old = decode(row, &record.value)?;
             object(&mut old, &["metadata"]).insert("resourceVersion".into(), record.modified.to_string().into());
             let new = change(&old)?;
             if let Some(written) = self.replace(ctx, row, sub, &record, old, new).await? {
@@ -293,7 +306,11 @@ impl Registry {
             return Err(status::conflict(&row.group, &row.plural, &key.name, &why));
         }
         if text(&new, &["metadata", "name"]) != &*key.name {
-            let cause = status::cause("FieldValueInvalid", format!("Invalid value: \"{}\": field is immutable", text(&new, &["metadata", "name"])), "metadata.name");
+            let cause = status::cause(
+                "FieldValueInvalid",
+                format!("Invalid value: \"{}\": field is immutable", text(&new, &["metadata", "name"])),
+                "metadata.name",
+            );
             return Err(status::invalid(&row.group, &row.kind, &key.name, vec![cause]));
         }
         let mut warnings = Vec::new();
@@ -311,8 +328,9 @@ impl Registry {
         self.validate(row, &new, Some(&old))?;
         warnings.extend(self.admission.validate(&request, &new).await?);
         object(&mut new, &["metadata"]).remove("resourceVersion");
-        let stored = encode_stored(&new).map_err(status::internal)?;
-        let unchanged = |object: Object, warnings| Ok(Some(Written { object: Arc::new(object), warnings, created: false, gone: false }));
+        let stored = encode(row, &new)?;
+        let unchanged =
+            |object: Object, warnings| Ok(Some(Written { object: present(row, Arc::new(object)), warnings, created: false, gone: false }));
         if is_finished(row, &new) {
             if ctx.dry_run {
                 return unchanged(Object::from_served(key.clone(), record.modified, stored), warnings);
@@ -321,7 +339,8 @@ impl Registry {
                 Ok(revision) => {
                     self.services.release(row, &new);
                     let last = Record { key: key.clone(), value: stored, created: record.created, modified: revision };
-                    Ok(Some(Written { object: Arc::new(Object::from_record(&last)), warnings, created: false, gone: true }))
+                    let object = present(row, Arc::new(Object::from_record(&last)));
+                    Ok(Some(Written { object, warnings, created: false, gone: true }))
                 }
                 Err(StoreError::Conflict { .. }) => Ok(None),
                 Err(error) => Err(status::of_store(error)),
@@ -367,7 +386,9 @@ pub(super) fn check_kind(row: &Resource, value: &mut Value) -> Result<(), ApiErr
     if given.is_empty() {
         map.insert("apiVersion".into(), version.into());
     } else if given != version {
-        return Err(status::bad_request(format!("the API version in the data ({given}) does not match the expected API version ({version})")));
+        return Err(status::bad_request(format!(
+            "the API version in the data ({given}) does not match the expected API version ({version})"
+        )));
     }
     Ok(())
 }
@@ -457,7 +478,8 @@ fn bump_generation(row: &Resource, new: &mut Value, old: &Value) {
         let names = |v: &Value| v.as_object().map(|m| m.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
         let mut all = names(new);
         all.extend(names(old));
-        let ignored = |name: &str| matches!(name, "metadata" | "apiVersion" | "kind") || (name == "status" && row.status == StatusRule::Split);
+        let ignored =
+            |name: &str| matches!(name, "metadata" | "apiVersion" | "kind") || (name == "status" && row.status == StatusRule::Split);
         all.iter().any(|name| !ignored(name) && new.get(name) != old.get(name))
     };
     if differs {

@@ -60,7 +60,10 @@ fn cells(pod: &Value, now: Timestamp) -> Vec<Value> {
     if !text(pod, &["status", "reason"]).is_empty() {
         text(pod, &["status", "reason"]).clone_into(&mut reason);
     }
-    if items(pod, &["status", "conditions"]).iter().any(|c| text(c, &["type"]) == "PodScheduled" && text(c, &["reason"]) == "SchedulingGated") {
+    if items(pod, &["status", "conditions"])
+        .iter()
+        .any(|c| text(c, &["type"]) == "PodScheduled" && text(c, &["reason"]) == "SchedulingGated")
+    {
         reason = "SchedulingGated".into();
     }
     let mut restarts = Restarts { count: 0, last: None };
@@ -156,10 +159,14 @@ mod tests {
         let spec = json!({"containers":[{"name":"a"}]});
         let with = |status: Value| json!({"metadata":{},"spec":spec,"status":status});
         assert_eq!(state(with(json!({"phase":"Pending"}))).1, "Pending");
-        let crash = with(json!({"phase":"Running","containerStatuses":[{"restartCount":3,"ready":false,"state":{"waiting":{"reason":"CrashLoopBackOff"}},
-            "lastState":{"terminated":{"finishedAt":"2026-01-01T00:09:00Z"}}}]}));
+        let crash = with(
+            json!({"phase":"Running","containerStatuses":[{"restartCount":3,"ready":false,"state":{"waiting":{"reason":"CrashLoopBackOff"}},
+            "lastState":{"terminated":{"finishedAt":"2026-01-01T00:09:00Z"}}}]}),
+        );
         assert_eq!(state(crash), ("0/1".into(), "CrashLoopBackOff".into(), "3 (60s ago)".into()));
-        let done = with(json!({"phase":"Succeeded","containerStatuses":[{"restartCount":0,"state":{"terminated":{"reason":"Completed","exitCode":0}}}]}));
+        let done = with(
+            json!({"phase":"Succeeded","containerStatuses":[{"restartCount":0,"state":{"terminated":{"reason":"Completed","exitCode":0}}}]}),
+        );
         assert_eq!(state(done).1, "Completed");
         let mut running = with(json!({"phase":"Running","containerStatuses":[{"restartCount":0,"ready":true,"state":{"running":{}}}]}));
         assert_eq!(state(running.clone()), ("1/1".into(), "Running".into(), "0".into()));

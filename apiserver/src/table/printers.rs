@@ -64,11 +64,7 @@ macro_rules! printer {
 }
 
 printer!(NAME_AND_AGE, [NAME, AGE], |v, now| vec![name(v), age(v, now)]);
-printer!(
-    NAME_AND_CREATED,
-    [NAME, col("Created At")],
-    |v, _now| vec![name(v), text(v, &["metadata", "creationTimestamp"]).into()]
-);
+printer!(NAME_AND_CREATED, [NAME, col("Created At")], |v, _now| vec![name(v), text(v, &["metadata", "creationTimestamp"]).into()]);
 
 printer!(
     DEPLOYMENTS,
@@ -88,7 +84,13 @@ printer!(
     REPLICA_SETS,
     [NAME, int("Desired"), int("Current"), int("Ready"), AGE, wide("Containers"), wide("Images"), wide("Selector")],
     |v, now| with(
-        vec![name(v), count(v, &["spec", "replicas"]), count(v, &["status", "replicas"]), count(v, &["status", "readyReplicas"]), age(v, now)],
+        vec![
+            name(v),
+            count(v, &["spec", "replicas"]),
+            count(v, &["status", "replicas"]),
+            count(v, &["status", "readyReplicas"]),
+            age(v, now)
+        ],
         with(containers(v).to_vec(), [selector(v, &["spec", "selector"])])
     )
 );
@@ -96,7 +98,13 @@ printer!(
     REPLICATION_CONTROLLERS,
     [NAME, int("Desired"), int("Current"), int("Ready"), AGE, wide("Containers"), wide("Images"), wide("Selector")],
     |v, now| with(
-        vec![name(v), count(v, &["spec", "replicas"]), count(v, &["status", "replicas"]), count(v, &["status", "readyReplicas"]), age(v, now)],
+        vec![
+            name(v),
+            count(v, &["spec", "replicas"]),
+            count(v, &["status", "replicas"]),
+            count(v, &["status", "readyReplicas"]),
+            age(v, now)
+        ],
         with(containers(v).to_vec(), [pairs(v, &["spec", "selector"])])
     )
 );
@@ -170,19 +178,15 @@ fn external_ip(v: &Value) -> Value {
         _ => or_none(&extra.join(",")),
     }
 }
-printer!(
-    SERVICES,
-    [NAME, col("Type"), col("Cluster-IP"), col("External-IP"), col("Port(s)"), AGE, wide("Selector")],
-    |v, now| vec![
-        name(v),
-        text(v, &["spec", "type"]).into(),
-        or_none(text(v, &["spec", "clusterIP"])),
-        external_ip(v),
-        or_none(&service_ports(v)),
-        age(v, now),
-        pairs(v, &["spec", "selector"]),
-    ]
-);
+printer!(SERVICES, [NAME, col("Type"), col("Cluster-IP"), col("External-IP"), col("Port(s)"), AGE, wide("Selector")], |v, now| vec![
+    name(v),
+    text(v, &["spec", "type"]).into(),
+    or_none(text(v, &["spec", "clusterIP"])),
+    external_ip(v),
+    or_none(&service_ports(v)),
+    age(v, now),
+    pairs(v, &["spec", "selector"]),
+]);
 printer!(ENDPOINTS, [NAME, col("Endpoints"), AGE], |v, now| {
     let mut list = Vec::new();
     for subset in items(v, &["subsets"]) {
@@ -237,7 +241,8 @@ printer!(
     ],
     |v, now| {
         let labels = at(v, &["metadata", "labels"]).and_then(Value::as_object);
-        let mut roles: Vec<&str> = labels.into_iter().flatten().filter_map(|(k, _)| k.strip_prefix(ROLE)).filter(|r| !r.is_empty()).collect();
+        let mut roles: Vec<&str> =
+            labels.into_iter().flatten().filter_map(|(k, _)| k.strip_prefix(ROLE)).filter(|r| !r.is_empty()).collect();
         roles.sort_unstable();
         let info = |field: &str| -> Value {
             let found = text(v, &["status", "nodeInfo", field]);
@@ -258,7 +263,11 @@ printer!(
     }
 );
 printer!(NAMESPACES, [NAME, col("Status"), AGE], |v, now| vec![name(v), text(v, &["status", "phase"]).into(), age(v, now)]);
-printer!(CONFIG_MAPS, [NAME, int("Data"), AGE], |v, now| vec![name(v), (entries(v, &["data"]) + entries(v, &["binaryData"])).into(), age(v, now)]);
+printer!(CONFIG_MAPS, [NAME, int("Data"), AGE], |v, now| vec![
+    name(v),
+    (entries(v, &["data"]) + entries(v, &["binaryData"])).into(),
+    age(v, now)
+]);
 printer!(SECRETS, [NAME, col("Type"), int("Data"), AGE], |v, now| vec![
     name(v),
     text(v, &["type"]).into(),
@@ -511,7 +520,8 @@ printer!(
 printer!(INGRESSES, [NAME, col("Class"), col("Hosts"), col("Address"), col("Ports"), AGE], |v, now| {
     let hosts = items(v, &["spec", "rules"]).iter().map(|r| text(r, &["host"])).filter(|h| !h.is_empty()).map(str::to_owned).collect();
     let ingress = items(v, &["status", "loadBalancer", "ingress"]).iter();
-    let addresses: Vec<&str> = ingress.map(|i| if text(i, &["ip"]).is_empty() { text(i, &["hostname"]) } else { text(i, &["ip"]) }).collect();
+    let addresses: Vec<&str> =
+        ingress.map(|i| if text(i, &["ip"]).is_empty() { text(i, &["hostname"]) } else { text(i, &["ip"]) }).collect();
     let ports = if items(v, &["spec", "tls"]).is_empty() { "80" } else { "80, 443" };
     vec![name(v), or_none(text(v, &["spec", "ingressClassName"])), few(hosts, "*"), addresses.join(",").into(), ports.into(), age(v, now)]
 });
@@ -580,20 +590,24 @@ printer!(
     }
 );
 printer!(RUNTIME_CLASSES, [NAME, col("Handler"), AGE], |v, now| vec![name(v), text(v, &["handler"]).into(), age(v, now)]);
-printer!(CERTIFICATE_SIGNING_REQUESTS, [NAME, AGE, col("SignerName"), col("Requestor"), col("RequestedDuration"), col("Condition")], |v, now| {
-    let mut conditions: Vec<&str> = items(v, &["status", "conditions"]).iter().map(|c| text(c, &["type"])).collect();
-    if conditions.is_empty() {
-        conditions.push("Pending");
+printer!(
+    CERTIFICATE_SIGNING_REQUESTS,
+    [NAME, AGE, col("SignerName"), col("Requestor"), col("RequestedDuration"), col("Condition")],
+    |v, now| {
+        let mut conditions: Vec<&str> = items(v, &["status", "conditions"]).iter().map(|c| text(c, &["type"])).collect();
+        if conditions.is_empty() {
+            conditions.push("Pending");
+        }
+        if !text(v, &["status", "certificate"]).is_empty() {
+            conditions.push("Issued");
+        }
+        vec![
+            name(v),
+            age(v, now),
+            or_none(text(v, &["spec", "signerName"])),
+            text(v, &["spec", "username"]).into(),
+            number(v, &["spec", "expirationSeconds"]).map_or_else(|| "<none>".into(), |s| human(s).into()),
+            conditions.join(",").into(),
+        ]
     }
-    if !text(v, &["status", "certificate"]).is_empty() {
-        conditions.push("Issued");
-    }
-    vec![
-        name(v),
-        age(v, now),
-        or_none(text(v, &["spec", "signerName"])),
-        text(v, &["spec", "username"]).into(),
-        number(v, &["spec", "expirationSeconds"]).map_or_else(|| "<none>".into(), |s| human(s).into()),
-        conditions.join(",").into(),
-    ]
-});
+);

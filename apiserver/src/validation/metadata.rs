@@ -90,7 +90,11 @@ pub(crate) fn metadata(row: &Resource, new: &Value, old: Option<&Value>, causes:
         size += key.len() + value.as_str().map_or(0, str::len);
     }
     if size > MAX_ANNOTATIONS {
-        causes.push(crate::rest::status::cause("FieldValueTooLong", format!("Too long: may not be more than {MAX_ANNOTATIONS} bytes"), "metadata.annotations"));
+        causes.push(crate::rest::status::cause(
+            "FieldValueTooLong",
+            format!("Too long: may not be more than {MAX_ANNOTATIONS} bytes"),
+            "metadata.annotations",
+        ));
     }
     let mut controllers = 0;
     for (i, owner) in items(new, &["metadata", "ownerReferences"]).iter().enumerate() {

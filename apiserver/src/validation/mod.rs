@@ -40,7 +40,11 @@ fn duplicate(causes: &mut Causes, field: &str, value: &Value) {
 
 fn unsupported(causes: &mut Causes, field: &str, value: &Value, supported: &[&str]) {
     let list: Vec<String> = supported.iter().map(|s| format!("\"{s}\"")).collect();
-    causes.push(cause("FieldValueNotSupported", format!("Unsupported value: {}: supported values: {}", shown(value), list.join(", ")), field));
+    causes.push(cause(
+        "FieldValueNotSupported",
+        format!("Unsupported value: {}: supported values: {}", shown(value), list.join(", ")),
+        field,
+    ));
 }
 
 fn forbidden(causes: &mut Causes, field: &str, why: &str) {

@@ -165,7 +165,11 @@ pub(crate) fn endpoint_slice(new: &Value, old: Option<&Value>, causes: &mut Caus
     }
     let endpoints = items(new, &["endpoints"]);
     if endpoints.len() > MAX_ENDPOINTS {
-        causes.push(crate::rest::status::cause("FieldValueTooMany", format!("Too many: {}: must have at most {MAX_ENDPOINTS} items", endpoints.len()), "endpoints"));
+        causes.push(crate::rest::status::cause(
+            "FieldValueTooMany",
+            format!("Too many: {}: must have at most {MAX_ENDPOINTS} items", endpoints.len()),
+            "endpoints",
+        ));
     }
     for (i, endpoint) in endpoints.iter().enumerate() {
         let addresses = items(endpoint, &["addresses"]);
@@ -180,7 +184,12 @@ pub(crate) fn endpoint_slice(new: &Value, old: Option<&Value>, causes: &mut Caus
                 _ => true,
             };
             if !good {
-                invalid(causes, &format!("endpoints[{i}].addresses[{j}]"), address, "must be a valid IP address of the slice's addressType");
+                invalid(
+                    causes,
+                    &format!("endpoints[{i}].addresses[{j}]"),
+                    address,
+                    "must be a valid IP address of the slice's addressType",
+                );
             }
         }
     }

@@ -111,22 +111,39 @@ pub(super) fn spec(spec: &Value, field: &str, causes: &mut Causes) {
     if let Some(seconds) = number(spec, &["activeDeadlineSeconds"]).filter(|s| *s < 1) {
         invalid(causes, &format!("{field}.activeDeadlineSeconds"), &seconds.into(), "must be between 1 and 2147483647, inclusive");
     }
-    for (name, rule) in [("serviceAccountName", subdomain as fn(&str) -> Option<&'static str>), ("hostname", label_1123), ("subdomain", label_1123), ("nodeName", subdomain)] {
+    for (name, rule) in [
+        ("serviceAccountName", subdomain as fn(&str) -> Option<&'static str>),
+        ("hostname", label_1123),
+        ("subdomain", label_1123),
+        ("nodeName", subdomain),
+    ] {
         let value = text(spec, &[name]);
-        if !value.is_empty() && let Some(why) = rule(value) {
+        if !value.is_empty()
+            && let Some(why) = rule(value)
+        {
             invalid(causes, &format!("{field}.{name}"), &value.into(), why);
         }
     }
     super::metadata::labels(at(spec, &["nodeSelector"]), &format!("{field}.nodeSelector"), causes);
     for (i, toleration) in items(spec, &["tolerations"]).iter().enumerate() {
         let here = format!("{field}.tolerations[{i}]");
-        one_of(causes, &format!("{here}.effect"), toleration.get("effect").filter(|e| *e != ""), &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
+        one_of(
+            causes,
+            &format!("{here}.effect"),
+            toleration.get("effect").filter(|e| *e != ""),
+            &["NoSchedule", "PreferNoSchedule", "NoExecute"],
+        );
         let exists = text(toleration, &["operator"]) == "Exists";
         if exists && !text(toleration, &["value"]).is_empty() {
             invalid(causes, &format!("{here}.operator"), &json!("Exists"), "value must be empty when `operator` is 'Exists'");
         }
         if text(toleration, &["key"]).is_empty() && !exists {
-            invalid(causes, &format!("{here}.operator"), &toleration.get("operator").cloned().unwrap_or_else(|| "".into()), "operator must be Exists when `key` is empty, which means \"match all values and all keys\"");
+            invalid(
+                causes,
+                &format!("{here}.operator"),
+                &toleration.get("operator").cloned().unwrap_or_else(|| "".into()),
+                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"",
+            );
         }
     }
 }
@@ -170,7 +187,12 @@ fn container(c: &Value, field: &str, volumes: &HashSet<&str>, init: bool, causes
         if text(env, &["name"]).is_empty() {
             required(causes, &format!("{here}.name"), "");
         } else if text(env, &["name"]).contains('=') {
-            invalid(causes, &format!("{here}.name"), &env["name"], "a valid environment variable name must consist only of printable ASCII characters other than '='");
+            invalid(
+                causes,
+                &format!("{here}.name"),
+                &env["name"],
+                "a valid environment variable name must consist only of printable ASCII characters other than '='",
+            );
         }
         if !text(env, &["value"]).is_empty() && at(env, &["valueFrom"]).is_some() {
             invalid(causes, &format!("{here}.valueFrom"), &json!(""), "may not be specified when `value` is not empty");
@@ -267,7 +289,8 @@ pub(super) fn port_name(name: &str) -> Option<&'static str> {
 
 /// Amounts must be amounts, and requests within limits.
 fn resources(c: &Value, field: &str, causes: &mut Causes) {
-    let amount = |value: &Value| -> Result<Quantity, String> { value.as_str().unwrap_or_default().parse::<Quantity>().map_err(|e| e.to_string()) };
+    let amount =
+        |value: &Value| -> Result<Quantity, String> { value.as_str().unwrap_or_default().parse::<Quantity>().map_err(|e| e.to_string()) };
     for part in ["limits", "requests"] {
         for (name, value) in at(c, &["resources", part]).and_then(Value::as_object).into_iter().flatten() {
             let here = format!("{field}.resources.{part}[{name}]");

@@ -38,7 +38,8 @@ pub(crate) fn workload(new: &Value, old: Option<&Value>, causes: &mut Causes) {
     match selector {
         None => required(causes, "spec.selector", ""),
         Some(selector) => {
-            let empty = items(selector, &["matchExpressions"]).is_empty() && at(selector, &["matchLabels"]).and_then(Value::as_object).is_none_or(|m| m.is_empty());
+            let empty = items(selector, &["matchExpressions"]).is_empty()
+                && at(selector, &["matchLabels"]).and_then(Value::as_object).is_none_or(|m| m.is_empty());
             let parsed = serde_json::from_value(selector.clone()).ok().and_then(|s| Selector::from_object(&s).ok());
             match parsed {
                 _ if empty => invalid(causes, "spec.selector", selector, "empty selector is invalid for deployment"),
@@ -82,8 +83,15 @@ pub(crate) fn deployment(new: &Value, old: Option<&Value>, causes: &mut Causes) 
 
 /// Stateful sets.
 pub(crate) fn stateful_set(new: &Value, old: Option<&Value>, causes: &mut Causes) {
-    const MUTABLE: &[&str] =
-        &["replicas", "ordinals", "template", "updateStrategy", "revisionHistoryLimit", "persistentVolumeClaimRetentionPolicy", "minReadySeconds"];
+    const MUTABLE: &[&str] = &[
+        "replicas",
+        "ordinals",
+        "template",
+        "updateStrategy",
+        "revisionHistoryLimit",
+        "persistentVolumeClaimRetentionPolicy",
+        "minReadySeconds",
+    ];
     workload(new, None, causes);
     one_of(causes, "spec.podManagementPolicy", at(new, &["spec", "podManagementPolicy"]), &["OrderedReady", "Parallel"]);
     one_of(causes, "spec.updateStrategy.type", at(new, &["spec", "updateStrategy", "type"]), &["OnDelete", "RollingUpdate"]);
