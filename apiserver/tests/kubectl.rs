@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{mpsc, oneshot};
 use wharf_apiserver::ApiServer;
 use wharf_apiserver::pki::{Credential, Pki, kubeconfig};
@@ -253,4 +253,26 @@ async fn into_a_pod() {
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(ran.out.as_bytes() == input, "what comes back is not what went in");
     assert!(cluster.good(&["attach", "p"]).await.contains("attached"));
+
+    let running = r#"{"status":{"phase":"Running"}}"#;
+    cluster.good(&["patch", "pod", "p", "--subresource=status", "--type=merge", "-p", running]).await;
+    let mut forward = cluster.command(&["port-forward", "pod/p", ":80"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(forward.stdout.take().unwrap()).lines();
+    let line = lines.next_line().await.unwrap().unwrap();
+    let address = line.strip_prefix("Forwarding from ").and_then(|l| l.split_once(" -> ")).unwrap().0.to_owned();
+    // Twice over one tunnel, and more than a frame.
+    for size in [10_usize, 3_000_000] {
+        let mut connection = tokio::net::TcpStream::connect(&address).await.unwrap();
+        let sent = input.iter().copied().cycle().take(size).collect::<Vec<u8>>();
+        let (mut from, mut to) = connection.split();
+        let mut back = Vec::new();
+        let write = async {
+            to.write_all(&sent).await.unwrap();
+            to.shutdown().await.unwrap();
+        };
+        let (read, ()) = tokio::join!(from.read_to_end(&mut back), write);
+        read.unwrap();
+        assert!(back == sent, "{} of {size} bytes came back", back.len());
+    }
+    forward.kill().await.unwrap();
 }

@@ -4,6 +4,8 @@ mod container;
 mod exec;
 mod logs;
 mod port_forward;
+mod spdy;
+mod tunnel;
 mod websocket;
 
 use std::sync::Arc;

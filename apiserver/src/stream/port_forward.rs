@@ -10,18 +10,19 @@ use hyper::upgrade::OnUpgrade;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
+use wharf_core::object::ObjectRef;
 
 use super::websocket::{self, Pending, Received};
-use super::{Asked, PodStreams, bad_request};
+use super::{Asked, PodStreams, bad_request, tunnel};
 use crate::server::Body;
 
 const V4: &str = "v4.channel.k8s.io";
 /// Most ports of one request; channels are numbered in a byte.
 pub const MAX_PORTS: usize = 127;
 /// How much is read from a port at once, in bytes.
-const CHUNK: usize = 32 << 10;
+pub(super) const CHUNK: usize = 32 << 10;
 /// How many chunks wait for a port or for the client.
-const CHUNKS: usize = 16;
+pub(super) const CHUNKS: usize = 16;
 
 /// What goes to the client: a channel and data on it.
 type Outgoing = (u8, Bytes);
@@ -44,9 +45,16 @@ pub(super) fn serve(streams: &PodStreams, asked: Asked, parts: &Parts, upgrade: 
     if asked.node.is_empty() {
         return Err(bad_request(format!("pod {} does not have a host assigned", asked.object.name)));
     }
-    let (response, pending) = websocket::accept(parts, upgrade, &[V4])?;
-    let ports = ports(&asked)?;
+    let (response, pending) = websocket::accept(parts, upgrade, &[tunnel::PROTOCOL, V4])?;
     let streams = streams.clone();
+    if pending.protocol == tunnel::PROTOCOL {
+        tokio::spawn(async move {
+            let stop = streams.stop.clone();
+            stop.run_until_cancelled(Box::pin(tunnel::run(streams, asked, pending))).await;
+        });
+        return Ok(response);
+    }
+    let ports = ports(&asked)?;
     tokio::spawn(async move {
         let stop = streams.stop.clone();
         stop.run_until_cancelled(Box::pin(run(streams, asked, ports, pending))).await;
@@ -71,7 +79,7 @@ async fn run(streams: PodStreams, asked: Asked, ports: Vec<u16>, pending: Pendin
         }
         let (inbox, incoming) = mpsc::channel(CHUNKS);
         inboxes.insert(index, inbox);
-        let (outgoing, connect) = (outgoing.clone(), Connect { streams: streams.clone(), asked: asked.clone_target(), port });
+        let (outgoing, connect) = (outgoing.clone(), Connect { streams: streams.clone(), asked: asked.target(), port });
         tasks.spawn(connect.carry(index, incoming, outgoing));
     }
     drop(outgoing);
@@ -105,14 +113,15 @@ struct Connect {
 }
 
 /// The pod, without what the request says besides.
-struct Target {
-    object: wharf_core::object::ObjectRef,
-    uid: String,
-    node: String,
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    pub(super) object: ObjectRef,
+    pub(super) uid: String,
+    pub(super) node: String,
 }
 
 impl Asked {
-    fn clone_target(&self) -> Target {
+    pub(super) fn target(&self) -> Target {
         Target { object: self.object.clone(), uid: self.uid.clone(), node: self.node.clone() }
     }
 }
