@@ -2,6 +2,8 @@
 //!
 //! Only appliers own fields here; plain updates change values without taking them over.
 
+use std::collections::{HashMap, HashSet};
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause;
 use serde_json::{Map, Value, json};
 use wharf_core::api::ApiError;
@@ -122,22 +124,40 @@ fn set_of<'a>(kind: &str, path: &mut Vec<&'a str>, value: &'a Value) -> Value {
     Value::Object(out)
 }
 
-/// Whether a value is what `v:` names, in JSON.
-fn is_scalar(value: &Value, text: &str) -> bool {
-    serde_json::from_str::<Value>(text).is_ok_and(|named| named == *value)
+/// The name of a list item in a set.
+fn item_name(rule: ListRule, item: &Value) -> Option<String> {
+    match rule {
+        ListRule::Map(keys) => item_key(keys, item),
+        ListRule::Set => Some(format!("v:{item}")),
+        ListRule::Atomic => None,
+    }
 }
 
-/// The part of a value that a field of a set is about.
-fn child<'a>(kind: &str, path: &[&str], value: &'a Value, field: &str) -> Option<&'a Value> {
-    if let Some(name) = field.strip_prefix("f:") {
-        return value.get(name);
+/// The parts of a value by the names that a set gives them. Lists are indexed once: they may be long.
+enum Parts<'a> {
+    None,
+    Members(&'a Map<String, Value>),
+    Items(HashMap<String, &'a Value>),
+}
+
+impl<'a> Parts<'a> {
+    fn of(kind: &str, path: &[&str], value: Option<&'a Value>) -> Self {
+        match value {
+            Some(Value::Object(map)) => Self::Members(map),
+            Some(Value::Array(list)) => {
+                let rule = rule(kind, path);
+                Self::Items(list.iter().filter_map(|item| Some((item_name(rule, item)?, item))).collect())
+            }
+            _ => Self::None,
+        }
     }
-    let list = value.as_array()?;
-    if let Some(text) = field.strip_prefix("v:") {
-        return list.iter().find(|v| is_scalar(v, text));
+    fn get(&self, field: &str) -> Option<&'a Value> {
+        match self {
+            Self::None => None,
+            Self::Members(map) => map.get(field.strip_prefix("f:")?),
+            Self::Items(items) => items.get(field).copied(),
+        }
     }
-    let ListRule::Map(keys) = rule(kind, path) else { return None };
-    list.iter().find(|item| item_key(keys, item).as_deref() == Some(field))
 }
 
 #[allow(clippy::too_many_arguments, reason = "walks four trees at once")]
@@ -153,13 +173,13 @@ fn conflicts<'a>(
     causes: &mut Vec<StatusCause>,
 ) {
     let (Some(their_fields), Some(wanted)) = (theirs.as_object_mut(), wanted.as_object()) else { return };
+    let (live, config) = (Parts::of(kind, path, live), Parts::of(kind, path, config));
     for (field, wanted_inner) in wanted {
         let Some(their_inner) = their_fields.get_mut(field) else { continue };
         if field == "." {
             continue;
         }
-        let live_child = live.and_then(|v| child(kind, path, v, field));
-        let config_child = config.and_then(|v| child(kind, path, v, field));
+        let (live_child, config_child) = (live.get(field), config.get(field));
         path.push(field.strip_prefix("f:").unwrap_or(field));
         let is_leaf = |v: &Value| v.as_object().is_none_or(Map::is_empty);
         if is_leaf(wanted_inner) && is_leaf(their_inner) {
@@ -183,55 +203,46 @@ fn dotted(path: &[&str]) -> String {
 /// Takes away what a manager set before and does not name now, unless somebody else owns it too.
 fn remove_dropped<'a>(kind: &str, path: &mut Vec<&'a str>, live: &mut Value, before: &'a Value, now: Option<&Value>, others: &[&Value]) {
     let Some(before) = before.as_object() else { return };
-    for (field, inner) in before {
-        if field == "." {
-            continue;
+    if let Value::Array(list) = live {
+        let rule = rule(kind, path);
+        let index: HashMap<String, usize> = list.iter().enumerate().filter_map(|(i, item)| Some((item_name(rule, item)?, i))).collect();
+        let mut gone = HashSet::new();
+        for (field, inner) in before {
+            let Some(at) = index.get(field).copied() else { continue };
+            let still = now.and_then(|n| n.get(field));
+            let theirs: Vec<&Value> = others.iter().filter_map(|o| o.get(field)).collect();
+            if still.is_none() && theirs.is_empty() {
+                gone.insert(at);
+            } else {
+                remove_dropped(kind, path, &mut list[at], inner, still, &theirs);
+            }
         }
+        let mut at = 0;
+        list.retain(|_| {
+            at += 1;
+            !gone.contains(&(at - 1))
+        });
+        return;
+    }
+    let Some(map) = live.as_object_mut() else { return };
+    for (field, inner) in before {
+        let Some(name) = field.strip_prefix("f:") else { continue };
         let still = now.and_then(|n| n.get(field));
         let theirs: Vec<&Value> = others.iter().filter_map(|o| o.get(field)).collect();
-        if let Some(name) = field.strip_prefix("f:") {
-            path.push(name);
-            if still.is_none() && theirs.is_empty() {
-                let has_more = live.get(name).is_some_and(Value::is_object) && inner.as_object().is_some_and(|m| !m.is_empty());
-                if let Some(child) = live.get_mut(name).filter(|_| has_more) {
-                    // Others may have put members beside the manager's, so only its own go.
-                    remove_dropped(kind, path, child, inner, None, &[]);
-                    if child.as_object().is_some_and(Map::is_empty) {
-                        as_map(live).remove(name);
-                    }
-                } else if let Some(map) = live.as_object_mut() {
-                    let keyed = inner.as_object().is_some_and(|m| !m.is_empty());
-                    match map.get_mut(name) {
-                        Some(list) if keyed && list.is_array() => {
-                            remove_dropped(kind, path, list, inner, None, &[]);
-                            if list.as_array().is_some_and(Vec::is_empty) {
-                                map.remove(name);
-                            }
-                        }
-                        _ => {
-                            map.remove(name);
-                        }
-                    }
-                }
-            } else if let Some(child) = live.get_mut(name) {
-                remove_dropped(kind, path, child, inner, still, &theirs);
+        let Some(child) = map.get_mut(name) else { continue };
+        path.push(name);
+        if still.is_some() || !theirs.is_empty() {
+            remove_dropped(kind, path, child, inner, still, &theirs);
+        } else if inner.as_object().is_some_and(|m| !m.is_empty()) {
+            // Others may have put parts beside the manager's, so only its own go.
+            remove_dropped(kind, path, child, inner, None, &[]);
+            if child.as_object().is_some_and(Map::is_empty) || child.as_array().is_some_and(Vec::is_empty) {
+                map.remove(name);
             }
-            path.pop();
-        } else if let Some(list) = live.as_array_mut() {
-            let rule = rule(kind, path);
-            let position = list.iter().position(|item| match (field.strip_prefix("v:"), rule) {
-                (Some(text), _) => is_scalar(item, text),
-                (None, ListRule::Map(keys)) => item_key(keys, item).as_deref() == Some(field),
-                _ => false,
-            });
-            match position {
-                Some(at) if still.is_none() && theirs.is_empty() => {
-                    list.remove(at);
-                }
-                Some(at) => remove_dropped(kind, path, &mut list[at], inner, still, &theirs),
-                None => {}
-            }
+        } else {
+            map.remove(name);
         }
+        path.pop();
     }
 }
 
@@ -262,21 +273,19 @@ fn merge<'a>(kind: &str, path: &mut Vec<&'a str>, live: &mut Value, config: &'a 
             };
             match rule(kind, path) {
                 ListRule::Atomic => *have = items.clone(),
-                ListRule::Set => {
+                rule => {
+                    let mut index: HashMap<String, usize> =
+                        have.iter().enumerate().filter_map(|(i, item)| Some((item_name(rule, item)?, i))).collect();
                     for item in items {
-                        if !have.contains(item) {
-                            have.push(item.clone());
-                        }
-                    }
-                }
-                ListRule::Map(keys) => {
-                    for item in items {
-                        let key = item_key(keys, item);
-                        match have.iter().position(|h| key.is_some() && item_key(keys, h) == key) {
+                        let name = item_name(rule, item);
+                        match name.as_ref().and_then(|n| index.get(n)).copied() {
                             Some(at) => merge(kind, path, &mut have[at], item),
                             None => {
                                 let mut fresh = Value::Null;
                                 merge(kind, path, &mut fresh, item);
+                                if let Some(name) = name {
+                                    index.insert(name, have.len());
+                                }
                                 have.push(fresh);
                             }
                         }

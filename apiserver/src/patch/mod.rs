@@ -13,7 +13,7 @@ use crate::rest::status;
 
 /// Most operations of a JSON patch; Kubernetes' own bound.
 pub const MAX_OPERATIONS: usize = 10_000;
-/// Largest factor by which copies in a JSON patch may make an object grow, in bytes.
+/// Largest object that a JSON patch may copy together, in bytes.
 const MAX_RESULT: usize = 3 << 20;
 
 /// A patch that has been read.
@@ -80,13 +80,16 @@ impl Patch {
                     let message = format!("the server rejected our request due to an error in our request: {e}");
                     ApiError::status(422, "Invalid", message)
                 };
+                // Copies may double an object at every step, so what they add is counted before they are made.
+                let mut size = weight(&new);
                 for operation in patch.iter() {
-                    // One at a time: copies may double an object, so its size is looked at on the way.
-                    let grows = matches!(operation, json_patch::PatchOperation::Copy(_));
-                    json_patch::patch_unsafe(&mut new, std::slice::from_ref(operation)).map_err(|e| refuse(&e))?;
-                    if grows && weight(&new) > MAX_RESULT {
-                        return Err(status::too_large(MAX_RESULT));
+                    if let json_patch::PatchOperation::Copy(copy) = operation {
+                        size += new.pointer(copy.from.as_str()).map_or(0, weight);
+                        if size > MAX_RESULT {
+                            return Err(status::too_large(MAX_RESULT));
+                        }
                     }
+                    json_patch::patch_unsafe(&mut new, std::slice::from_ref(operation)).map_err(|e| refuse(&e))?;
                 }
             }
             Self::Strategic(patch) => strategic::merge(&row.kind, &mut new, patch)?,
@@ -106,5 +109,43 @@ fn weight(value: &Value) -> usize {
         Value::Array(list) => list.iter().map(weight).sum::<usize>() + 2,
         Value::Object(map) => map.iter().map(|(k, v)| k.len() + 3 + weight(v)).sum::<usize>() + 2,
         _ => 5,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use serde_json::json;
+
+    fn run(kind: PatchKind, old: &Value, body: &Value) -> Result<Value, ApiError> {
+        let patch = Patch::parse(kind, &body.to_string().into())?;
+        patch.apply(&Resource::of::<ConfigMap>(true), old, "me", "", "now")
+    }
+
+    #[test]
+    fn copies_do_not_grow_without_bound() {
+        let old = json!({"data": {"a": "x".repeat(1 << 20)}});
+        let copy = |n: usize| json!({"op": "copy", "from": "/data", "path": format!("/data/b{n}")});
+        assert!(run(PatchKind::Json, &old, &json!([copy(0)])).is_ok());
+        let many: Vec<Value> = (0..64).map(copy).collect();
+        assert_eq!(run(PatchKind::Json, &old, &many.into()).unwrap_err().code(), Some(413));
+    }
+
+    #[test]
+    fn a_json_patch_that_does_not_fit_is_refused_whole() {
+        let old = json!({"data": {"a": "b"}});
+        let test = json!([{"op": "test", "path": "/data/a", "value": "c"}]);
+        assert_eq!(run(PatchKind::Json, &old, &test).unwrap_err().code(), Some(422));
+        assert_eq!(run(PatchKind::Json, &old, &json!([{"op": "remove", "path": "/none"}])).unwrap_err().code(), Some(422));
+        assert_eq!(run(PatchKind::Json, &old, &json!({"op": "x"})).unwrap_err().code(), Some(400));
+        assert_eq!(run(PatchKind::Json, &old, &json!([{"op": "replace", "path": "", "value": 1}])).unwrap_err().code(), Some(400));
+    }
+
+    #[test]
+    fn a_merge_patch_takes_away_with_null() {
+        let old = json!({"data": {"a": "b", "c": "d"}});
+        assert_eq!(run(PatchKind::Merge, &old, &json!({"data": {"a": null}})).unwrap(), json!({"data": {"c": "d"}}));
+        assert_eq!(run(PatchKind::Merge, &old, &json!([])).unwrap_err().code(), Some(400));
     }
 }

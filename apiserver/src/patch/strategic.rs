@@ -1,5 +1,7 @@
 //! Kubernetes' strategic merge patch with its directives.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 use wharf_core::api::ApiError;
 
@@ -111,14 +113,23 @@ fn merge_list<'a>(kind: &str, path: &mut Vec<&'a str>, base: &mut Value, patch: 
             have = patch.iter().filter(|item| !is_bare(item)).cloned().collect();
         }
         ListRule::Set => {
+            let mut known: HashSet<String> = have.iter().map(Value::to_string).collect();
             for item in patch.iter().filter(|i| !is_bare(i)) {
-                if !have.contains(item) {
+                if known.insert(item.to_string()) {
                     have.push(item.clone());
                 }
             }
         }
         ListRule::Map(keys) => {
             let key = keys[0];
+            // Looked up, not searched: both lists may be as long as a body allows.
+            let mut index: HashMap<String, usize> = HashMap::new();
+            for (i, item) in have.iter().enumerate() {
+                if let Some(id) = item.get(key) {
+                    index.entry(id.to_string()).or_insert(i);
+                }
+            }
+            let mut kept: Vec<Option<Value>> = have.into_iter().map(Some).collect();
             for item in patch.iter().filter(|i| !is_bare(i)) {
                 let Some(map) = item.as_object() else {
                     return Err(status::bad_request(format!("error merging {}: items of this list are objects", path.join("."))));
@@ -129,13 +140,18 @@ fn merge_list<'a>(kind: &str, path: &mut Vec<&'a str>, base: &mut Value, patch: 
                         "error merging {list}: map: {item} does not contain declared merge key: {key}"
                     )));
                 };
-                let found = have.iter().position(|h| h.get(key) == Some(id));
+                let found = index.get(&id.to_string()).copied();
                 match (directive(map)?, found) {
-                    (Some("delete"), _) => have.retain(|h| h.get(key) != Some(id)),
-                    (_, Some(at)) => merge_map(kind, path, &mut have[at], map)?,
-                    (_, None) => have.push(fresh(kind, path, item)?),
+                    (Some("delete"), Some(at)) => kept[at] = None,
+                    (Some("delete"), None) => {}
+                    (_, Some(at)) => merge_map(kind, path, kept[at].get_or_insert(Value::Null), map)?,
+                    (_, None) => {
+                        index.insert(id.to_string(), kept.len());
+                        kept.push(Some(fresh(kind, path, item)?));
+                    }
                 }
             }
+            have = kept.into_iter().flatten().collect();
         }
     }
     *base = Value::Array(have);
@@ -144,14 +160,20 @@ fn merge_list<'a>(kind: &str, path: &mut Vec<&'a str>, base: &mut Value, patch: 
 
 /// Items that `order` names come in its order; the others stay between the neighbours that they had.
 fn reorder(rule: ListRule, list: &mut Vec<Value>, order: &[Value]) {
-    let same = |item: &Value, wanted: &Value| match rule {
-        ListRule::Map(keys) => item.get(keys[0]).is_some() && item.get(keys[0]) == wanted.get(keys[0]),
-        _ => item == wanted,
+    let id = |item: &Value| match rule {
+        ListRule::Map(keys) => item.get(keys[0]).map(Value::to_string),
+        _ => Some(item.to_string()),
     };
-    let rank = |item: &Value| order.iter().position(|wanted| same(item, wanted));
+    let mut ranks: HashMap<String, usize> = HashMap::new();
+    for (rank, wanted) in order.iter().enumerate() {
+        if let Some(id) = id(wanted) {
+            ranks.entry(id).or_insert(rank);
+        }
+    }
+    let rank = |item: &Value| id(item).and_then(|id| ranks.get(&id).copied());
     let indexed: Vec<(usize, Value)> = std::mem::take(list).into_iter().enumerate().collect();
     let (mut named, others): (Vec<_>, Vec<_>) = indexed.into_iter().partition(|(_, item)| rank(item).is_some());
-    named.sort_by_key(|(_, item)| rank(item));
+    named.sort_by_cached_key(|(_, item)| rank(item));
     let mut others = others.into_iter().peekable();
     for (at, item) in named {
         while let Some((_, other)) = others.next_if(|(i, _)| *i < at) {
