@@ -23,7 +23,7 @@ fn last_seen(event: &Value) -> Option<Timestamp> {
 }
 
 impl Registry {
-    /// Deletes the events that nobody has seen for [`EVENT_LIFE`]; answers how many.
+    /// Deletes the events that nobody has seen for an hour; answers how many.
     ///
     /// # Errors
     /// When the store fails.
