@@ -47,6 +47,8 @@ struct Shared {
     address: Option<SocketAddr>,
     connector: Arc<AgentConnector>,
     context: Context,
+    /// What all agents read alike: Services.
+    node_informers: Informers,
     nodes: Mutex<BTreeMap<String, Running>>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -64,9 +66,19 @@ impl std::fmt::Debug for Cluster {
     }
 }
 
-/// Who the parts of a cluster are to its API server.
+/// Who the controllers are. Kubernetes gives each its own account; here they share one that may do everything.
+fn controllers() -> User {
+    User::master("system:kube-controller-manager")
+}
+
+/// Who the other parts of a cluster are; RBAC has a role for each.
 fn component(name: &str) -> User {
-    User::master(name)
+    User::new(name, ["system:authenticated"])
+}
+
+/// Who a node's agent is: the Node authorizer lets it do what concerns its own pods.
+fn node_agent(node: &str) -> User {
+    User::new(format!("system:node:{node}"), ["system:nodes", "system:authenticated"])
 }
 
 impl Cluster {
@@ -112,9 +124,22 @@ impl Cluster {
                 }
             });
         }
-        let context = context(&server, &clock, &stop, "kube-controller-manager");
+        let context = context(&server, &clock, &stop, controllers(), "kube-controller-manager");
+        let node_informers = Informers::new(server.local(component("system:kube-proxy")), clock.clone(), stop.clone());
         let cluster = Self {
-            shared: Arc::new(Shared { clock, server, pki: keys, token, address, connector, context, nodes: Mutex::default(), stop, tasks }),
+            shared: Arc::new(Shared {
+                clock,
+                server,
+                pki: keys,
+                token,
+                address,
+                connector,
+                context,
+                node_informers,
+                nodes: Mutex::default(),
+                stop,
+                tasks,
+            }),
         };
         cluster.run_controllers(&builder, &metrics);
         cluster.run_scheduler(builder.scheduler.take());
@@ -155,7 +180,7 @@ impl Cluster {
             }
         };
         let scheduler = custom.unwrap_or_else(|| Arc::new(FrameworkScheduler::new(profile.clone(), rand::random())));
-        let context = context(&shared.server, &shared.clock, &shared.stop, "default-scheduler");
+        let context = context(&shared.server, &shared.clock, &shared.stop, component("system:kube-scheduler"), "default-scheduler");
         let run = SchedulerLoop::new(context, scheduler, profile, LoopOptions::default());
         let stop = shared.stop.clone();
         shared.tasks.spawn(async move { run.run(stop).await });
@@ -221,7 +246,7 @@ impl Cluster {
             nodes.insert(name.clone(), Running { spec: spec.clone(), agent: None });
         }
         if let Some(proxy) = &spec.proxy {
-            let context = context(&self.shared.server, &self.shared.clock, &self.shared.stop, "kube-proxy");
+            let context = context(&self.shared.server, &self.shared.clock, &self.shared.stop, component("system:kube-proxy"), "kube-proxy");
             let node = NodeInfo { name: name.clone(), addresses: spec.addresses.clone() };
             let driver = ProxyDriver::new(proxy.clone(), context.informers, self.shared.clock.clone(), node, spec.pod_cidrs.clone());
             let stop = self.shared.stop.clone();
@@ -243,9 +268,9 @@ impl Cluster {
             return Err(ClusterError::Node { name: name.to_owned(), message: "runs already" });
         }
         let spec = &running.spec;
-        let api = shared.server.local(component(&format!("system:node:{name}")));
+        let api = shared.server.local(node_agent(name));
         let mut builder =
-            NodeAgent::builder(name, api, spec.runtime.clone()).clock(shared.clock.clone()).informers(shared.context.informers.clone());
+            NodeAgent::builder(name, api, spec.runtime.clone()).clock(shared.clock.clone()).informers(shared.node_informers.clone());
         if let Some(path) = &spec.root_dir {
             builder = builder.root_dir(path);
         }
@@ -307,8 +332,8 @@ fn admin() -> User {
     User::new("kubernetes-admin", [pki::ADMIN_GROUP, "system:authenticated"])
 }
 
-fn context(server: &ApiServer, clock: &Arc<dyn Clock>, stop: &CancellationToken, name: &str) -> Context {
-    let api = server.local(component(&format!("system:{name}")));
+fn context(server: &ApiServer, clock: &Arc<dyn Clock>, stop: &CancellationToken, user: User, name: &str) -> Context {
+    let api = server.local(user);
     Context {
         informers: Informers::new(api.clone(), clock.clone(), stop.clone()),
         events: EventRecorder::new(api.clone(), clock.clone(), name, ""),

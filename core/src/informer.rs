@@ -17,7 +17,7 @@ use crate::object::{Object, ObjectRef, resource_of};
 use crate::store::Revision;
 
 /// How many changes a subscriber may fall behind before it has to look at everything again.
-pub const CHANGE_BUFFER: usize = 4096;
+pub const CHANGE_BUFFER: usize = 512;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MOST: Duration = Duration::from_secs(10);
 

@@ -1,11 +1,11 @@
-//! Keeps a [`NetworkProxy`] in step with Services and EndpointSlices.
+//! Keeps a [`NetworkProxy`](crate::proxy::NetworkProxy) in step with Services and EndpointSlices.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;

@@ -91,7 +91,7 @@ pub fn tls_config(options: &TlsOptions) -> Result<rustls::ServerConfig, PkiError
 }
 
 impl ApiServerService {
-    /// Serves TLS connections until the server's `stop` is cancelled, then lets requests finish for [`DRAIN`].
+    /// Serves TLS connections until the server's `stop` is cancelled, then lets requests finish for a few seconds.
     ///
     /// # Cancellation
     /// Dropping it stops accepting; connections go on until `stop`.

@@ -1,4 +1,4 @@
-//! A [`NetworkProxy`] over iptables.
+//! A [`NetworkProxy`](wharf_core::proxy::NetworkProxy) over iptables.
 //!
 //! ```no_run
 //! # async fn example(state: wharf_core::proxy::ProxyState) -> Result<(), wharf_core::proxy::ProxyError> {
