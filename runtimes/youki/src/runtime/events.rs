@@ -50,8 +50,8 @@ pub(crate) async fn listen(socket: &Path, stop: CancellationToken) -> io::Result
     server.start().await.map_err(io::Error::other)?;
     tokio::spawn(async move {
         stop.cancelled().await;
-        // Nothing to be done about a listener that does not close.
-        let _ = server.shutdown().await;
+        // Not `shutdown`: that one panics when the process's executor ends at the same time. Dropping closes the listener.
+        server.disconnect().await;
     });
     Ok(receive)
 }
