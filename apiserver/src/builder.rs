@@ -137,7 +137,7 @@ impl ApiServerBuilder {
         let informers = Informers::new(internal.clone(), clock.clone(), stop.clone());
         let rbac = Rbac::start(&informers, stop.clone());
         let mut authorizers: Vec<Arc<dyn Authorizer>> =
-            vec![Arc::new(Masters), Arc::new(NodeAuthorizer::new(&informers)), Arc::new(rbac.clone())];
+            vec![Arc::new(Masters), Arc::new(NodeAuthorizer::new(&informers, internal.clone())), Arc::new(rbac.clone())];
         authorizers.extend(self.authorizers);
         let authorizer: Arc<dyn Authorizer> = Arc::new(authorization::Union::new(authorizers));
         let mut authenticators: Vec<Arc<dyn Authenticator>> =

@@ -5,6 +5,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
+use wharf_core::api::{ApiExt, Query, SharedApi};
 use wharf_core::informer::{Informers, Reader};
 use wharf_core::object::ObjectRef;
 
@@ -26,6 +27,7 @@ pub fn node_of(user: &User) -> Option<&str> {
 #[derive(Clone)]
 pub struct NodeAuthorizer {
     pods: Reader<Pod>,
+    api: SharedApi,
 }
 
 impl fmt::Debug for NodeAuthorizer {
@@ -70,9 +72,10 @@ fn refers(pod: &Pod, resource: &str, name: &str) -> bool {
 }
 
 impl NodeAuthorizer {
-    /// Decides by the pods that `informers` know; must be called inside a tokio runtime.
-    pub fn new(informers: &Informers) -> Self {
-        Self { pods: informers.of::<Pod>() }
+    /// Decides by the pods that `informers` know, and asks `api` where they may be behind; must be called inside a tokio
+    /// runtime.
+    pub fn new(informers: &Informers, api: SharedApi) -> Self {
+        Self { pods: informers.of::<Pod>(), api }
     }
 
     async fn allows(&self, node: &str, info: &RequestInfo) -> bool {
@@ -89,13 +92,15 @@ impl NodeAuthorizer {
             ("", "nodes", "status") => own && matches!(info.verb.as_str(), "get" | "update" | "patch"),
             ("", "services", "") | ("discovery.k8s.io", "endpointslices", "") => reads,
             ("", "pods", "") => match info.verb.as_str() {
-                "get" | "delete" => self.runs(node, info).await,
+                "get" => self.runs(node, info).await,
                 // Which pods may be listed cannot be told from the request; admission and the field selector narrow it.
-                "list" | "watch" | "create" => true,
+                "list" | "watch" => true,
+                // NodeRestriction looks at the pod itself, as it is now.
+                "create" | "delete" => true,
                 _ => false,
             },
-            ("", "pods", "status") => matches!(info.verb.as_str(), "update" | "patch" | "get") && self.runs(node, info).await,
-            ("", "pods", "eviction") => info.verb == "create" && self.runs(node, info).await,
+            ("", "pods", "status") => matches!(info.verb.as_str(), "update" | "patch"),
+            ("", "pods", "eviction") => info.verb == "create",
             ("", "persistentvolumes", "") => info.verb == "get" && named,
             ("" | "events.k8s.io", "events", "") => matches!(info.verb.as_str(), "create" | "update" | "patch"),
             ("coordination.k8s.io", "leases", "") => info.namespace == "kube-node-lease" && (info.verb == "create" || own),
@@ -112,14 +117,25 @@ impl NodeAuthorizer {
     async fn uses(&self, node: &str, info: &RequestInfo) -> bool {
         self.pods.synced().await;
         let on_node = |pod: &Pod| pod.spec.as_ref().is_some_and(|s| s.node_name.as_deref() == Some(node));
-        self.pods.list_in(&info.namespace).iter().any(|pod| on_node(pod) && refers(pod, &info.resource, &info.name))
+        if self.pods.list_in(&info.namespace).iter().any(|pod| on_node(pod) && refers(pod, &info.resource, &info.name)) {
+            return true;
+        }
+        // The agent may have heard of its pod before we did.
+        let query = Query {
+            namespace: Some(info.namespace.as_str().into()),
+            field_selector: Some(format!("spec.nodeName={node}")),
+            ..Query::default()
+        };
+        let now = self.api.list_as::<Pod>(&query).await;
+        now.is_ok_and(|pods| pods.iter().any(|pod| refers(pod, &info.resource, &info.name)))
     }
 
     /// Whether a pod runs on the node. One that is gone may be asked for, so that the agent learns of it.
     async fn runs(&self, node: &str, info: &RequestInfo) -> bool {
         self.pods.synced().await;
         let pod = self.pods.get(&ObjectRef::new(info.namespace.as_str(), info.name.as_str()));
-        pod.is_none_or(|pod| pod.spec.as_ref().is_some_and(|s| s.node_name.as_deref() == Some(node)))
+        // A pod that seems unassigned may just have been bound.
+        pod.is_none_or(|pod| pod.spec.as_ref().is_some_and(|s| s.node_name.as_deref().is_none_or(|n| n == node)))
     }
 }
 
