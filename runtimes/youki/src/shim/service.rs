@@ -351,6 +351,8 @@ impl ShimState {
         let Some(error_read) = task.exec_error.lock().await.take() else {
             return Err(status(ttrpc::Code::FAILED_PRECONDITION, format!("container {} was started before", task.id)));
         };
+        // Taken first: a short process has ended before the helper has, and none ends before it started.
+        let started_at = Timestamp::now();
         let request = Request::Start { id: task.id.clone(), state_root: self.sandbox.youki() };
         let mut failure = self.helper(request, ChildEnds::null(), None).await.err();
         if failure.is_none() {
@@ -368,7 +370,7 @@ impl ShimState {
         task.save(|status| {
             status.phase = Phase::Running;
             status.pid = pid as u32;
-            status.started_at = Some(Timestamp::now());
+            status.started_at = Some(started_at);
         });
         task.started.cancel();
         let mut event = events::task::TaskStart::new();
