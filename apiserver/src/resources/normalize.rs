@@ -8,15 +8,26 @@ const MAX_UNKNOWN: usize = 64;
 
 /// Reads a value as `K` and writes it back.
 pub(super) fn through<K: Kind>(value: Value, unknown: &mut dyn FnMut(String)) -> Result<Value, String> {
+    let typed: K = read(value, unknown).map_err(|e| e.to_string())?;
+    serde_json::to_value(&typed).map_err(|e| e.to_string())
+}
+
+fn read<K: Kind>(value: Value, unknown: &mut dyn FnMut(String)) -> serde_json::Result<K> {
+    let mut tell = teller(unknown);
+    // A closure's own type would differ for each kind, and with it all code that reads PodSpec, ObjectMeta and the rest:
+    // one type for all keeps the program small.
+    let tell: &mut dyn FnMut(serde_ignored::Path<'_>) = &mut tell;
+    serde_ignored::deserialize(value, tell)
+}
+
+fn teller(unknown: &mut dyn FnMut(String)) -> impl FnMut(serde_ignored::Path<'_>) {
     let mut count = 0;
-    let typed: K = serde_ignored::deserialize(value, |path| {
+    move |path| {
         count += 1;
         if count <= MAX_UNKNOWN {
             unknown(kubernetes_path(&path.to_string()));
         }
-    })
-    .map_err(|e| e.to_string())?;
-    serde_json::to_value(&typed).map_err(|e| e.to_string())
+    }
 }
 
 /// `spec.?.containers.?.0.foo` as `spec.containers[0].foo`.
