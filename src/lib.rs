@@ -34,3 +34,8 @@ pub use wharf_runtime_youki as runtime_youki;
 pub use wharf_scheduler_framework as scheduler_framework;
 pub use wharf_scheduler_plugins as scheduler_plugins;
 pub use wharf_store_memory as store_memory;
+
+/// README.md's examples are compiled with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
