@@ -1,6 +1,6 @@
 //! A cluster inside a test, and a controller written with kube-rs's own runtime against it.
 //!
-//! `cargo run --example embed` runs it; `cargo test --example embed` runs the test.
+//! `cargo run -p wharf-examples --example embed` runs it; `cargo test -p wharf-examples --example embed` runs the test.
 
 use std::sync::Arc;
 use std::time::Duration;

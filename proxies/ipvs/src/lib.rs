@@ -1,0 +1,1 @@
+//! A NetworkProxy over IPVS, through generic netlink.

@@ -1,0 +1,1 @@
+//! An ObjectStore over etcd v3; building it needs protoc.
