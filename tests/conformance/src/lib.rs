@@ -6,6 +6,7 @@ pub mod proxy;
 mod report;
 pub mod runtime;
 pub mod store;
+pub mod system;
 mod test_main;
 
 pub use case::{Case, CaseResult, Harness, Stop, fail, run_case, run_test, skip};

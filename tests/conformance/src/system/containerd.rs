@@ -1,0 +1,1 @@
+//! A containerd of its own.
