@@ -28,11 +28,17 @@ pub use wharf_core as core;
 pub use wharf_network as network;
 pub use wharf_node as node_agent;
 pub use wharf_proxy_iptables as proxy_iptables;
+#[cfg(feature = "ipvs")]
+pub use wharf_proxy_ipvs as proxy_ipvs;
 pub use wharf_proxy_plan as proxy_plan;
+#[cfg(feature = "containerd")]
+pub use wharf_runtime_containerd as runtime_containerd;
 pub use wharf_runtime_hollow as runtime_hollow;
 pub use wharf_runtime_youki as runtime_youki;
 pub use wharf_scheduler_framework as scheduler_framework;
 pub use wharf_scheduler_plugins as scheduler_plugins;
+#[cfg(feature = "etcd")]
+pub use wharf_store_etcd as store_etcd;
 pub use wharf_store_memory as store_memory;
 
 /// README.md's examples are compiled with the documentation's.

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod controller;
 pub mod events;
 pub mod informer;
+pub mod kinds;
 pub mod metrics;
 pub mod node;
 pub mod object;

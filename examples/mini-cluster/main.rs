@@ -62,13 +62,17 @@ async fn run(options: &Options, begin: Instant) -> Outcome {
     std::fs::create_dir_all(&choice.data)
         .map_err(|e| format!("cannot make the data folder {}: {e}; choose another with --data", choice.data.display()))?;
 
-    let cluster = Cluster::builder().data(&choice.data).listen(options.listen).start().await?;
+    let mut builder = Cluster::builder().data(&choice.data).listen(options.listen);
+    if let Some(store) = parts::store(options, &choice).await? {
+        builder = builder.store(store);
+    }
+    let cluster = builder.start().await?;
     let kubeconfig = options.kubeconfig.clone().unwrap_or_else(|| choice.data.join("kubeconfig"));
     let mut parts = Parts::default();
     let told = async {
         write_private(&kubeconfig, &cluster.kubeconfig()?)?;
         let served = begin.elapsed();
-        parts.add(&cluster, &choice).await?;
+        parts.add(&cluster, options, &choice).await?;
         if !options.smoke {
             greet(&cluster, &choice, &kubeconfig);
             println!("ready in {} ms (the API server in {} ms)", begin.elapsed().as_millis(), served.as_millis());

@@ -12,11 +12,22 @@ Examples:
   mini-cluster --nodes 100                       a hundred hollow nodes besides the real one
   mini-cluster --runtime hollow --nodes 5        no containers at all; needs no root
   mini-cluster --listen 127.0.0.1:0 --kubeconfig /tmp/kc --data /tmp/wharf
+  mini-cluster --proxy ipvs                      Services through the kernel's virtual servers
+  mini-cluster --store etcd --etcd-endpoints http://127.0.0.1:2379
+  mini-cluster --runtime containerd --runtime-endpoint unix:///run/containerd/containerd.sock
+
+The last two need a build with the feature of that name, and building those needs protoc:
+  cargo run --release --features etcd,containerd --example mini-cluster -- --store etcd
 
 Then, in another terminal:
   export KUBECONFIG=...                          the path that mini-cluster printed
   kubectl get nodes -o wide
 ";
+
+/// Where containerd listens when nothing else was said to it.
+const CONTAINERD: &str = "unix:///run/containerd/containerd.sock";
+/// Where etcd listens when nothing else was said to it.
+const ETCD: &str = "http://127.0.0.1:2379";
 
 /// A Kubernetes cluster in one process, on this machine.
 #[derive(Debug, Parser)]
@@ -34,12 +45,22 @@ pub struct Options {
     /// Where objects are stored.
     #[arg(long, value_enum, default_value_t = Store::Memory)]
     pub store: Store,
+    /// etcd's client URLs.
+    #[arg(long, value_name = "URL", value_delimiter = ',', default_value = ETCD)]
+    pub etcd_endpoints: Vec<String>,
     /// What runs containers [default: youki as root, hollow otherwise].
     #[arg(long, value_enum)]
     pub runtime: Option<Runtime>,
+    /// The CRI socket of `--runtime containerd`.
+    #[arg(long, value_name = "unix://PATH", default_value = CONTAINERD)]
+    pub runtime_endpoint: String,
     /// What makes Services reachable [default: iptables with real containers, none otherwise].
     #[arg(long, value_enum)]
     pub proxy: Option<Proxy>,
+    /// Where pods' addresses come from, for `--runtime containerd`: its CNI configuration decides, the proxy has to know
+    /// [default: traffic from pods is not told from other traffic].
+    #[arg(long, value_name = "CIDR")]
+    pub pod_cidr: Option<ipnet::IpNet>,
     /// Hollow nodes, besides the real one [default: 0 with real containers, 3 otherwise].
     #[arg(long, value_name = "N")]
     pub nodes: Option<usize>,
@@ -53,6 +74,8 @@ pub struct Options {
 pub enum Store {
     /// In memory: gone when the process ends.
     Memory,
+    /// In etcd v3.
+    Etcd,
 }
 
 /// A choice of runtime.
@@ -60,6 +83,8 @@ pub enum Store {
 pub enum Runtime {
     /// Real containers; needs root.
     Youki,
+    /// Real containers held by containerd or another runtime behind a CRI socket.
+    Containerd,
     /// Containers that only pretend.
     Hollow,
 }
@@ -69,6 +94,8 @@ pub enum Runtime {
 pub enum Proxy {
     /// Packet-filter rules; needs root and the iptables program.
     Iptables,
+    /// The kernel's virtual servers; needs root, a kernel with IPVS and the iptables program.
+    Ipvs,
     /// No rules: Services get addresses that lead nowhere.
     None,
 }
@@ -76,6 +103,8 @@ pub enum Proxy {
 /// What runs, and why.
 #[derive(Debug)]
 pub struct Choice {
+    /// Where objects are stored.
+    pub store: Store,
     /// The runtime of the real node; hollow means that there is no real node.
     pub runtime: Runtime,
     /// The service proxy.
@@ -88,52 +117,21 @@ pub struct Choice {
     pub reasons: Vec<String>,
 }
 
+fn feature(built: bool, option: &str, feature: &str) -> Result<(), String> {
+    if built {
+        return Ok(());
+    }
+    Err(format!("{option} is not in this build: build with `--features {feature}` (which needs protoc, Debian's protobuf-compiler)"))
+}
+
 /// Decides from what was asked for and what the machine offers.
 ///
 /// # Errors
 /// When what was asked for cannot be had; says what is missing.
 pub fn choose(options: &Options, root: bool, iptables: bool) -> Result<Choice, String> {
-    let mut reasons = Vec::new();
-    let runtime = match options.runtime {
-        Some(Runtime::Youki) if !root => {
-            return Err("--runtime youki needs root: run as root, or take --runtime hollow".into());
-        }
-        Some(asked) => {
-            reasons.push(format!("runtime {asked:?}: asked for"));
-            asked
-        }
-        None if root => {
-            reasons.push("runtime Youki: running as root, so containers are real".into());
-            Runtime::Youki
-        }
-        None => {
-            reasons.push("runtime Hollow: not root, so containers only pretend; real ones need root (namespaces, cgroups, mounts)".into());
-            Runtime::Hollow
-        }
-    };
-    let proxy = match options.proxy {
-        Some(Proxy::Iptables) if !root => return Err("--proxy iptables needs root: run as root, or take --proxy none".into()),
-        Some(Proxy::Iptables) if !iptables => {
-            return Err("--proxy iptables needs the iptables program: install the package iptables, or take --proxy none".into());
-        }
-        Some(asked) => {
-            reasons.push(format!("proxy {asked:?}: asked for"));
-            asked
-        }
-        None if runtime == Runtime::Hollow => {
-            reasons.push("proxy None: hollow pods have no network".into());
-            Proxy::None
-        }
-        None if iptables => {
-            reasons.push("proxy Iptables: the iptables program is here".into());
-            Proxy::Iptables
-        }
-        None => {
-            reasons.push("proxy None: the iptables program is missing, so Services lead nowhere; install the package iptables".into());
-            Proxy::None
-        }
-    };
-    reasons.insert(0, "store Memory: the only one so far; objects are gone when this process ends".into());
+    let mut reasons = vec![store_reason(options)?];
+    let runtime = choose_runtime(options, root, &mut reasons)?;
+    let proxy = choose_proxy(options, runtime, root, iptables, &mut reasons)?;
     let data = options.data.clone().unwrap_or_else(|| {
         let home = std::env::var_os("HOME").filter(|_| !root);
         home.map_or_else(|| PathBuf::from("/var/lib/wharf"), |home| PathBuf::from(home).join(".local/share/wharf"))
@@ -142,7 +140,64 @@ pub fn choose(options: &Options, root: bool, iptables: bool) -> Result<Choice, S
     if runtime == Runtime::Hollow && hollow == 0 {
         return Err("--nodes 0 with the hollow runtime leaves no node at all: ask for at least 1".into());
     }
-    Ok(Choice { runtime, proxy, hollow, data, reasons })
+    Ok(Choice { store: options.store, runtime, proxy, hollow, data, reasons })
+}
+
+fn store_reason(options: &Options) -> Result<String, String> {
+    Ok(match options.store {
+        Store::Memory => "store Memory: objects are gone when this process ends; --store etcd keeps them".into(),
+        Store::Etcd => {
+            feature(cfg!(feature = "etcd"), "--store etcd", "etcd")?;
+            format!("store Etcd: asked for, at {}", options.etcd_endpoints.join(", "))
+        }
+    })
+}
+
+fn choose_runtime(options: &Options, root: bool, reasons: &mut Vec<String>) -> Result<Runtime, String> {
+    let (runtime, reason) = match options.runtime {
+        Some(Runtime::Youki) if !root => {
+            return Err("--runtime youki needs root: run as root, or take --runtime hollow".into());
+        }
+        Some(Runtime::Containerd) => {
+            feature(cfg!(feature = "containerd"), "--runtime containerd", "containerd")?;
+            if !root {
+                return Err("--runtime containerd needs root, for its socket and its containers' files: run as root".into());
+            }
+            (Runtime::Containerd, format!("runtime Containerd: asked for, at {}", options.runtime_endpoint))
+        }
+        Some(asked) => (asked, format!("runtime {asked:?}: asked for")),
+        None if root => (Runtime::Youki, "runtime Youki: running as root, so containers are real".into()),
+        None => (
+            Runtime::Hollow,
+            "runtime Hollow: not root, so containers only pretend; real ones need root (namespaces, cgroups, mounts)".into(),
+        ),
+    };
+    reasons.push(reason);
+    Ok(runtime)
+}
+
+fn choose_proxy(options: &Options, runtime: Runtime, root: bool, iptables: bool, reasons: &mut Vec<String>) -> Result<Proxy, String> {
+    let (proxy, reason) = match options.proxy {
+        Some(Proxy::Ipvs) if !cfg!(feature = "ipvs") => {
+            return Err("--proxy ipvs is not in this build: build with `--features ipvs`".into());
+        }
+        Some(asked @ (Proxy::Iptables | Proxy::Ipvs)) => {
+            let name = format!("{asked:?}").to_lowercase();
+            if !root {
+                return Err(format!("--proxy {name} needs root: run as root, or take --proxy none"));
+            }
+            if !iptables {
+                return Err(format!("--proxy {name} needs the iptables program: install the package iptables, or take --proxy none"));
+            }
+            (asked, format!("proxy {asked:?}: asked for"))
+        }
+        Some(Proxy::None) => (Proxy::None, "proxy None: asked for".into()),
+        None if runtime == Runtime::Hollow => (Proxy::None, "proxy None: hollow pods have no network".into()),
+        None if iptables => (Proxy::Iptables, "proxy Iptables: the iptables program is here".into()),
+        None => (Proxy::None, "proxy None: the iptables program is missing, so Services lead nowhere; install the package iptables".into()),
+    };
+    reasons.push(reason);
+    Ok(proxy)
 }
 
 #[cfg(test)]
@@ -167,6 +222,13 @@ mod tests {
     fn what_cannot_be_had_is_refused_with_advice() {
         assert!(choose(&options(&["--runtime", "youki"]), false, true).unwrap_err().contains("needs root"));
         assert!(choose(&options(&["--proxy", "iptables"]), true, false).unwrap_err().contains("install"));
+        assert!(choose(&options(&["--proxy", "ipvs"]), true, false).unwrap_err().contains("install"));
         assert!(choose(&options(&["--runtime", "hollow", "--nodes", "0"]), true, true).unwrap_err().contains("at least 1"));
+        for asked in [["--store", "etcd"], ["--runtime", "containerd"]] {
+            let built = if asked[1] == "etcd" { cfg!(feature = "etcd") } else { cfg!(feature = "containerd") };
+            let chosen = choose(&options(&asked), true, true);
+            assert_eq!(chosen.is_ok(), built, "{asked:?}");
+            assert!(built || chosen.unwrap_err().contains("--features"));
+        }
     }
 }

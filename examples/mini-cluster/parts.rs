@@ -1,11 +1,17 @@
 //! Builds what was chosen, and takes it away again.
 
+#[cfg(feature = "containerd")]
+mod containerd;
+#[cfg(feature = "etcd")]
+mod etcd;
+
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use wharf::core::proxy::SharedProxy;
-use wharf::core::runtime::{PodNetwork, Runtime as RuntimeTrait, SharedRuntime};
+use wharf::core::runtime::{PodNetwork, PodSandboxFilter, SharedRuntime};
+use wharf::core::store::SharedStore;
 use wharf::network::BridgeNetwork;
 use wharf::proxy_iptables::IptablesProxy;
 use wharf::runtime_hollow::HollowRuntime;
@@ -14,7 +20,7 @@ use wharf::{Cluster, NodeSpec};
 
 use crate::Outcome;
 use crate::image;
-use crate::options::{Choice, Proxy, Runtime};
+use crate::options::{Choice, Options, Proxy, Runtime, Store};
 
 /// Where pods' addresses come from.
 const POD_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 16);
@@ -49,15 +55,32 @@ pub struct Parts {
 
 struct Real {
     node: String,
-    runtime: Arc<YoukiRuntime>,
-    network: Arc<BridgeNetwork>,
+    runtime: SharedRuntime,
+    /// Ours to take away when the runtime is youki; behind a CRI socket it is the runtime's own.
+    youki: Option<(Arc<YoukiRuntime>, Arc<BridgeNetwork>)>,
+}
+
+/// The store that was chosen; `None` leaves the cluster its own.
+pub async fn store(options: &Options, choice: &Choice) -> Outcome<Option<SharedStore>> {
+    match choice.store {
+        Store::Memory => Ok(None),
+        #[cfg(feature = "etcd")]
+        Store::Etcd => Ok(Some(etcd::connect(&options.etcd_endpoints).await?)),
+        #[cfg(not(feature = "etcd"))]
+        Store::Etcd => Err(format!("this build cannot reach {}", options.etcd_endpoints.join(", ")).into()),
+    }
 }
 
 impl Parts {
     /// Adds the chosen nodes to a cluster.
-    pub async fn add(&mut self, cluster: &Cluster, choice: &Choice) -> Outcome {
-        if choice.runtime == Runtime::Youki {
-            self.add_real(cluster, choice).await?;
+    pub async fn add(&mut self, cluster: &Cluster, options: &Options, choice: &Choice) -> Outcome {
+        match choice.runtime {
+            Runtime::Youki => self.add_youki(cluster, choice).await?,
+            #[cfg(feature = "containerd")]
+            Runtime::Containerd => self.add_containerd(cluster, options, choice).await?,
+            #[cfg(not(feature = "containerd"))]
+            Runtime::Containerd => return Err(format!("this build cannot reach {}", options.runtime_endpoint).into()),
+            Runtime::Hollow => {}
         }
         for index in 0..choice.hollow {
             let runtime: SharedRuntime = Arc::new(HollowRuntime::new());
@@ -66,26 +89,43 @@ impl Parts {
         Ok(())
     }
 
-    async fn add_real(&mut self, cluster: &Cluster, choice: &Choice) -> Outcome {
+    async fn add_youki(&mut self, cluster: &Cluster, choice: &Choice) -> Outcome {
         let (address, prefix) = POD_RANGE;
         let network = Arc::new(BridgeNetwork::builder(address, prefix, choice.data.join("network")).build()?);
-        let gateway = IpAddr::V4(network.gateway());
         let runtime = YoukiRuntime::builder(choice.data.join("runtime")).network(network.clone()).build().await?;
         let runtime = Arc::new(runtime);
-        let name = hostname();
-        self.real = Some(Real { node: name.clone(), runtime: runtime.clone(), network: network.clone() });
+        self.real = Some(Real { node: hostname(), runtime: runtime.clone(), youki: Some((runtime.clone(), network.clone())) });
 
-        let layout = choice.data.join("demo-image");
-        let made = layout.clone();
-        tokio::task::spawn_blocking(move || image::write_layout(&made)).await??;
+        let layout = demo_image(choice).await?;
         runtime.images().import_oci_layout(&layout, None).await?;
         tokio::fs::remove_dir_all(&layout).await?;
+        self.add_node(cluster, choice, IpAddr::V4(network.gateway()), Some(network.range().into())).await
+    }
 
-        let mut node = NodeSpec::new(name, runtime, choice.data.join(KUBELET), choice.data.join(LOGS))
-            .addresses([gateway])
-            .pod_cidrs([network.range().into()]);
-        if choice.proxy == Proxy::Iptables {
-            let proxy: SharedProxy = Arc::new(IptablesProxy::detect()?);
+    #[cfg(feature = "containerd")]
+    async fn add_containerd(&mut self, cluster: &Cluster, options: &Options, choice: &Choice) -> Outcome {
+        let runtime = containerd::connect(&options.runtime_endpoint).await?;
+        self.real = Some(Real { node: hostname(), runtime, youki: None });
+        let layout = demo_image(choice).await?;
+        containerd::import(&options.runtime_endpoint, &layout).await?;
+        tokio::fs::remove_dir_all(&layout).await?;
+        self.add_node(cluster, choice, containerd::node_address()?, options.pod_cidr).await
+    }
+
+    /// Adds the node of the real runtime, with the chosen proxy.
+    async fn add_node(&mut self, cluster: &Cluster, choice: &Choice, address: IpAddr, pods: Option<ipnet::IpNet>) -> Outcome {
+        let Some(real) = &self.real else { return Ok(()) };
+        let (volumes, logs) = (choice.data.join(KUBELET), choice.data.join(LOGS));
+        let mut node = NodeSpec::new(real.node.clone(), real.runtime.clone(), volumes, logs).addresses([address]).pod_cidrs(pods);
+        let proxy: Option<SharedProxy> = match choice.proxy {
+            Proxy::Iptables => Some(Arc::new(IptablesProxy::detect()?)),
+            #[cfg(feature = "ipvs")]
+            Proxy::Ipvs => Some(Arc::new(wharf::proxy_ipvs::IpvsProxy::detect()?)),
+            #[cfg(not(feature = "ipvs"))]
+            Proxy::Ipvs => return Err("this build has no IPVS proxy".into()),
+            Proxy::None => None,
+        };
+        if let Some(proxy) = proxy {
             self.proxy = Some(proxy.clone());
             node = node.proxy(proxy);
         }
@@ -94,19 +134,24 @@ impl Parts {
     }
 
     /// The node with real containers.
-    pub fn real(&self) -> Option<(String, Arc<dyn RuntimeTrait>)> {
-        self.real.as_ref().map(|real| (real.node.clone(), real.runtime.clone() as Arc<dyn RuntimeTrait>))
+    pub fn real(&self) -> Option<(String, SharedRuntime)> {
+        self.real.as_ref().map(|real| (real.node.clone(), real.runtime.clone()))
     }
 
     /// Takes everything away: containers, shims, mounts, interfaces, rules. What is kept is worth keeping: images and keys.
     pub async fn remove(self, data: &Path) -> Outcome {
         let mut failed = Vec::new();
         if let Some(real) = self.real {
-            if let Err(error) = real.runtime.remove_all().await {
+            if let Err(error) = remove_sandboxes(&real.runtime).await {
                 failed.push(format!("containers: {error}"));
             }
-            if let Err(error) = real.network.shutdown().await {
-                failed.push(format!("network: {error}"));
+            if let Some((youki, network)) = real.youki {
+                if let Err(error) = youki.remove_all().await {
+                    failed.push(format!("runtime: {error}"));
+                }
+                if let Err(error) = network.shutdown().await {
+                    failed.push(format!("network: {error}"));
+                }
             }
             // The pods are gone with the store, and so are their volumes and logs.
             for folder in [KUBELET, LOGS] {
@@ -122,6 +167,23 @@ impl Parts {
         }
         if failed.is_empty() { Ok(()) } else { Err(format!("something stayed behind: {}", failed.join("; ")).into()) }
     }
+}
+
+/// Through the trait alone, so that it is right for every runtime.
+async fn remove_sandboxes(runtime: &SharedRuntime) -> Outcome {
+    for sandbox in runtime.list_pod_sandbox(&PodSandboxFilter::default()).await? {
+        runtime.stop_pod_sandbox(&sandbox.id).await?;
+        runtime.remove_pod_sandbox(&sandbox.id).await?;
+    }
+    Ok(())
+}
+
+/// Writes the demo image as an OCI layout.
+async fn demo_image(choice: &Choice) -> Outcome<PathBuf> {
+    let layout = choice.data.join("demo-image");
+    let made = layout.clone();
+    tokio::task::spawn_blocking(move || image::write_layout(&made)).await??;
+    Ok(layout)
 }
 
 fn hostname() -> String {
