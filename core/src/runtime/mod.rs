@@ -138,18 +138,39 @@ pub struct RuntimeCapabilities {
     pub events: bool,
     /// Resource limits are enforced.
     pub resources: bool,
-    /// Containers run a real process from the image, so that logs and exit codes are real.
+    /// Containers run a real process, so that logs and exit codes are real.
     pub processes: bool,
+    /// Images are pulled and kept, and containers are made from them. Without it a container names programs of the host, and
+    /// whatever image it names is ignored; the node agent then asks for none.
+    pub images: bool,
 }
 
 impl RuntimeCapabilities {
     /// Nothing beyond the required.
     pub const fn none() -> Self {
-        Self { exec: false, attach: false, port_forward: false, outlives_agent: false, events: false, resources: false, processes: false }
+        Self {
+            exec: false,
+            attach: false,
+            port_forward: false,
+            outlives_agent: false,
+            events: false,
+            resources: false,
+            processes: false,
+            images: false,
+        }
     }
     /// Everything.
     pub const fn all() -> Self {
-        Self { exec: true, attach: true, port_forward: true, outlives_agent: true, events: true, resources: true, processes: true }
+        Self {
+            exec: true,
+            attach: true,
+            port_forward: true,
+            outlives_agent: true,
+            events: true,
+            resources: true,
+            processes: true,
+            images: true,
+        }
     }
 }
 
@@ -162,6 +183,9 @@ impl RuntimeCapabilities {
 /// - **List is the truth.** What `list_*` returns is what exists, also after the process that made it has
 ///   been replaced by another ([`RuntimeCapabilities::outlives_agent`]). Events are hints and may be lost.
 /// - **Own only.** A runtime lists and touches only what was made through it.
+/// - **Handlers.** `runtime_handler` is the `handler` of the pod's RuntimeClass, empty for the default. The node agent calls a
+///   runtime only with handlers that it was registered under; it reports them back in [`PodSandbox::runtime_handler`]. Ids of
+///   several runtimes of one node must not meet: take random ones.
 /// - **Logs.** Container output goes to `log_directory/log_path` in CRI format, one line a record:
 ///   `RFC3339Nano stream tag text`, where tag is `F` or `P`. It is the runtime that writes, so that logs
 ///   go on while no agent runs.
@@ -200,7 +224,8 @@ pub trait RuntimeService: Send + Sync + Debug + 'static {
     /// The sandboxes that match.
     async fn list_pod_sandbox(&self, filter: &PodSandboxFilter) -> RuntimeResult<Vec<PodSandbox>>;
 
-    /// Makes a container in a sandbox without starting it. The image must be present.
+    /// Makes a container in a sandbox without starting it. The image must be present
+    /// ([`ImageNotPresent`](RuntimeError::ImageNotPresent)), where images are declared.
     async fn create_container(
         &self,
         sandbox_id: &str,
@@ -244,6 +269,9 @@ pub trait RuntimeService: Send + Sync + Debug + 'static {
 /// # Contract
 /// References are normalised as Docker's are (`nginx` is `docker.io/library/nginx:latest`). Pull returns a
 /// reference that `create_container` accepts. Removing an unknown image succeeds.
+///
+/// A runtime that does not declare [`images`](RuntimeCapabilities::images) has none: lists are empty, a status is `None`, a
+/// removal succeeds, and `pull_image` and `image_fs_info` are `Unsupported`.
 ///
 /// # Cancellation
 /// A dropped pull leaves no image and no partial layer that a later pull would trust.

@@ -237,12 +237,20 @@ pub struct ContainerMetadata {
 pub struct ImageSpec {
     /// The reference, as written by the user or as returned by a pull.
     pub image: String,
+    /// The handler of the pod that the image is for; empty for the default. A runtime with one store for all ignores it.
+    #[serde(default)]
+    pub runtime_handler: String,
 }
 
 impl ImageSpec {
     /// A reference.
     pub fn new(image: impl Into<String>) -> Self {
-        Self { image: image.into() }
+        Self { image: image.into(), runtime_handler: String::new() }
+    }
+    /// The same image, for pods of a handler.
+    pub fn for_handler(mut self, runtime_handler: impl Into<String>) -> Self {
+        self.runtime_handler = runtime_handler.into();
+        self
     }
 }
 

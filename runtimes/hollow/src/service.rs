@@ -47,6 +47,7 @@ impl RuntimeService for HollowRuntime {
     fn capabilities(&self) -> RuntimeCapabilities {
         let mut capabilities = RuntimeCapabilities::none();
         capabilities.events = true;
+        capabilities.images = true;
         capabilities
     }
 
