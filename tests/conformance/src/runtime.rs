@@ -25,7 +25,8 @@ pub trait RuntimeHarness: Harness {
     /// A fresh runtime that nobody else uses. The kit removes its sandboxes after each case, also a failed one.
     async fn runtime(&self) -> SharedRuntime;
 
-    /// The reference of the test image.
+    /// The reference of the test image. A runtime that declares no [`images`](wharf_core::runtime::RuntimeCapabilities::images)
+    /// is given it with every container and may ignore it.
     fn image(&self) -> String;
 
     /// Makes the test image present; by pulling it unless overridden.

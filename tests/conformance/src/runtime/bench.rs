@@ -33,7 +33,9 @@ pub(crate) struct Bench<'h> {
 pub(crate) async fn with_bench(harness: &dyn RuntimeHarness, case: for<'a> fn(&'a Bench<'a>) -> BoxFuture<'a, CaseResult>) -> CaseResult {
     let logs = tempfile::tempdir().map_err(|e| Stop::Fail(format!("no directory for logs: {e}")))?;
     let bench = Bench { harness, runtime: Mutex::new(harness.runtime().await), logs };
-    ok(harness.provide_image(&bench.runtime()).await, "providing the test image")?;
+    if bench.has_images() {
+        ok(harness.provide_image(&bench.runtime()).await, "providing the test image")?;
+    }
     let result = case(&bench).await;
     let cleaned = bench.clean().await;
     result.and(cleaned)
@@ -66,6 +68,11 @@ pub(super) const UNKNOWN: &str = "0000000000000000000000000000000000000000000000
 impl<'h> Bench<'h> {
     pub(super) fn runtime(&self) -> SharedRuntime {
         Arc::clone(&self.runtime.lock())
+    }
+
+    /// Whether images are declared.
+    pub(super) fn has_images(&self) -> bool {
+        self.runtime().capabilities().images
     }
 
     /// A command the harness may not have. A runtime with real processes has to have it.

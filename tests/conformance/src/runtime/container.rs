@@ -5,7 +5,7 @@ use std::time::Duration;
 use wharf_core::runtime::{ContainerFilter, ContainerState, ImageSpec, LinuxContainerResources, RuntimeError};
 
 use super::bench::*;
-use crate::{CaseResult, Stop, ensure, ensure_eq, fail};
+use crate::{CaseResult, Stop, ensure, ensure_eq, fail, skip};
 
 pub(super) async fn create_twice(b: &Bench<'_>) -> CaseResult {
     let sandbox = b.sandbox().await?;
@@ -59,6 +59,9 @@ pub(super) async fn create_stopped_sandbox(b: &Bench<'_>) -> CaseResult {
 }
 
 pub(super) async fn create_absent_image(b: &Bench<'_>) -> CaseResult {
+    if !b.has_images() {
+        return skip(super::image::NOT_DECLARED);
+    }
     let (pod, sandbox) = b.sandbox().await?;
     let mut config = b.container("a", b.harness.sleep());
     config.image = ImageSpec::new("conformance.invalid/never-pulled:v1");

@@ -5,11 +5,19 @@ use wharf_core::runtime::{ImageSpec, RuntimeError};
 use super::bench::*;
 use crate::{CaseResult, ensure, ensure_eq, fail, skip};
 
+/// Why a case is left out for a runtime that runs programs of the host.
+pub(super) const NOT_DECLARED: &str = "images are not declared";
+
 fn spec(b: &Bench<'_>) -> ImageSpec {
     ImageSpec::new(b.harness.image())
 }
 
 pub(super) async fn pull(b: &Bench<'_>) -> CaseResult {
+    if !b.has_images() {
+        unsupported(b.runtime().pull_image(&spec(b), None).await, "pull_image")?;
+        ensure_eq!(ok(b.runtime().list_images().await, "list_images")?, [], "images of a runtime that has none");
+        return Ok(());
+    }
     if !b.harness.image_can_be_pulled() {
         return skip("the harness has no image to pull");
     }
@@ -31,6 +39,9 @@ pub(super) async fn pull(b: &Bench<'_>) -> CaseResult {
 }
 
 pub(super) async fn pull_twice(b: &Bench<'_>) -> CaseResult {
+    if !b.has_images() {
+        return skip(NOT_DECLARED);
+    }
     if !b.harness.image_can_be_pulled() {
         return skip("the harness has no image to pull");
     }
@@ -48,6 +59,9 @@ pub(super) async fn absent(b: &Bench<'_>) -> CaseResult {
 }
 
 pub(super) async fn remove(b: &Bench<'_>) -> CaseResult {
+    if !b.has_images() {
+        return skip(NOT_DECLARED);
+    }
     let Some(image) = ok(b.runtime().image_status(&spec(b)).await, "image_status")? else {
         return fail("the image that the harness provided is not there");
     };
@@ -71,6 +85,9 @@ pub(super) async fn remove_unknown(b: &Bench<'_>) -> CaseResult {
 }
 
 pub(super) async fn missing(b: &Bench<'_>) -> CaseResult {
+    if !b.has_images() {
+        return skip(NOT_DECLARED);
+    }
     let Some(reference) = b.harness.missing_image() else { return skip("the harness knows no missing image") };
     let missing = ImageSpec::new(reference);
     match b.runtime().pull_image(&missing, None).await {
@@ -82,6 +99,9 @@ pub(super) async fn missing(b: &Bench<'_>) -> CaseResult {
 }
 
 pub(super) async fn not_a_reference(b: &Bench<'_>) -> CaseResult {
+    if !b.has_images() {
+        return skip(NOT_DECLARED);
+    }
     for text in ["", "Upper/Case", "two words", "a:b:c"] {
         match b.runtime().pull_image(&ImageSpec::new(text), None).await {
             Err(RuntimeError::InvalidArgument { .. }) => {}
@@ -92,7 +112,11 @@ pub(super) async fn not_a_reference(b: &Bench<'_>) -> CaseResult {
 }
 
 pub(super) async fn fs_info(b: &Bench<'_>) -> CaseResult {
-    let usage = ok(b.runtime().image_fs_info().await, "image_fs_info")?;
+    let usage = b.runtime().image_fs_info().await;
+    if !b.has_images() {
+        return unsupported(usage, "image_fs_info");
+    }
+    let usage = ok(usage, "image_fs_info")?;
     ensure!(usage.mountpoint.is_absolute(), "the mountpoint {:?} is not absolute", usage.mountpoint);
     ensure!(usage.used_bytes > 0, "images that are present use no space");
     Ok(())
