@@ -104,6 +104,22 @@ fn plugins_know_only_core() {
 }
 
 #[test]
+fn the_default_build_needs_a_c_compiler_at_most() {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--package", "wharf", "--edges", "normal,build", "--prefix", "none", "--offline", "--locked"])
+        .current_dir(root())
+        .output()
+        .expect("cargo tree runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let packages: BTreeSet<&str> = text.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(packages.contains("wharf-core") && packages.contains("ring"), "the tree must be read: {output:?}");
+    // Each of these runs a program, or looks for headers, that a machine need not have.
+    for needs_more in ["prost-build", "tonic-prost-build", "bindgen", "cmake", "pkg-config", "openssl-sys", "aws-lc-sys", "vcpkg"] {
+        assert!(!packages.contains(needs_more), "the default build has {needs_more}: put what needs it behind a feature");
+    }
+}
+
+#[test]
 fn nothing_depends_on_the_facade() {
     for (package, dependencies) in graph() {
         assert!(ASSEMBLERS.contains(&package.as_str()) || !dependencies.contains("wharf"), "{package} must not depend on the facade");
@@ -152,7 +168,14 @@ fn unsafe_stands_in_named_files() {
 #[test]
 fn the_tree_is_the_one_described() {
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md is there");
-    for test in ["core_stands_alone", "plugins_know_only_core", "nothing_depends_on_the_facade", "seams_are_dyn_safe", "time_is_injected"] {
+    for test in [
+        "core_stands_alone",
+        "plugins_know_only_core",
+        "the_default_build_needs_a_c_compiler_at_most",
+        "nothing_depends_on_the_facade",
+        "seams_are_dyn_safe",
+        "time_is_injected",
+    ] {
         assert!(text.contains(test), "ARCHITECTURE.md must name {test}");
     }
 }
