@@ -18,11 +18,12 @@ use wharf_core::api::{Query, SharedApi};
 use wharf_core::clock::{Clock, SystemClock};
 use wharf_core::events::EventRecorder;
 use wharf_core::informer::{Informers, ObjectChange, Reader};
-use wharf_core::runtime::{ContainerFilter, PodSandboxFilter, RuntimeError, SharedRuntime, StringMap};
+use wharf_core::runtime::{ContainerFilter, PodSandboxFilter, RuntimeError, RuntimeService, SharedRuntime, StringMap};
 
 use crate::backoff::BackoffPolicy;
 use crate::connector::AgentHandle;
 use crate::dns::ClusterDns;
+use crate::handlers::RuntimeHandlers;
 use crate::labels;
 use crate::machine::Machine;
 use crate::pod;
@@ -46,7 +47,7 @@ const DEFAULT_PIDS_LIMIT: i64 = 4096;
 pub struct NodeAgentBuilder {
     name: String,
     api: SharedApi,
-    runtime: SharedRuntime,
+    runtime: RuntimeHandlers,
     clock: Arc<dyn Clock>,
     root_dir: PathBuf,
     log_dir: PathBuf,
@@ -62,6 +63,11 @@ pub struct NodeAgentBuilder {
 }
 
 impl NodeAgentBuilder {
+    /// A further runtime, for pods whose RuntimeClass has this handler.
+    pub fn runtime_handler(mut self, handler: impl Into<String>, runtime: SharedRuntime) -> Self {
+        self.runtime = self.runtime.with(handler, runtime);
+        self
+    }
     /// The time to go by; the system's by default.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -124,14 +130,13 @@ impl NodeAgentBuilder {
     }
     /// The agent. It does nothing before [`NodeAgent::run`].
     pub fn build(self) -> NodeAgent {
-        let probing = self.runtime.capabilities().processes;
         NodeAgent {
             labels: registration::labels(&self.name, &self.labels),
             informers: self.informers,
             shared: Arc::new(Shared {
                 name: self.name.into(),
                 api: self.api,
-                runtime: self.runtime,
+                runtime: Arc::new(self.runtime),
                 clock: self.clock,
                 events: Recorder::default(),
                 root_dir: self.root_dir,
@@ -139,7 +144,6 @@ impl NodeAgentBuilder {
                 node_ip: self.node_ip,
                 cluster_dns: self.cluster_dns,
                 volumes: self.volumes,
-                probing,
                 crash_backoff: self.crash_backoff,
                 pull_backoff: self.pull_backoff,
                 pids_limit: self.pids_limit,
@@ -148,7 +152,7 @@ impl NodeAgentBuilder {
                 tokens: Default::default(),
                 services: OnceCell::new(),
                 pods: OnceCell::new(),
-                runtime_name: OnceCell::new(),
+                runtime_names: OnceCell::new(),
                 workers: Default::default(),
             }),
         }
@@ -171,7 +175,7 @@ impl NodeAgent {
         NodeAgentBuilder {
             name: name.into(),
             api,
-            runtime,
+            runtime: RuntimeHandlers::new(runtime),
             clock: SystemClock::shared(),
             root_dir: "/var/lib/wharf".into(),
             log_dir: "/var/log/pods".into(),
@@ -216,16 +220,9 @@ impl NodeAgent {
         let query = Query { field_selector: Some(format!("spec.nodeName={}", shared.name)), ..Query::default() };
         let pods: Reader<Pod> = own.scoped(query);
         let _ = shared.pods.set(pods.clone());
-        let name = match shared.runtime.version().await {
-            Ok(version) => version.runtime_name,
-            Err(error) => {
-                tracing::warn!("the runtime does not tell its name: {error}");
-                "wharf".into()
-            }
-        };
-        let _ = shared.runtime_name.set(name);
+        let _ = shared.runtime_names.set(runtime_names(&shared.runtime).await);
         tasks.spawn(heartbeat(shared.clone(), self.labels, stop.clone()));
-        if shared.runtime.capabilities().events {
+        if shared.runtime.any_events() {
             tasks.spawn(runtime_events(shared.clone(), stop.clone()));
         }
         let dispatcher = Dispatcher { shared: shared.clone(), tasks: tasks.clone(), stop: stop.clone() };
@@ -239,6 +236,21 @@ impl NodeAgent {
         tasks.wait().await;
         shared.workers.lock().clear();
     }
+}
+
+async fn runtime_names(runtimes: &RuntimeHandlers) -> HashMap<String, String> {
+    let mut names = HashMap::new();
+    for handler in runtimes.names() {
+        let version = match runtimes.get(handler) {
+            Ok(runtime) => runtime.version().await,
+            Err(error) => Err(error),
+        };
+        match version {
+            Ok(version) => drop(names.insert(handler.to_owned(), version.runtime_name)),
+            Err(error) => tracing::warn!("the runtime of handler {handler:?} does not tell its name: {error}"),
+        }
+    }
+    names
 }
 
 /// Registers the node, then keeps its lease and status fresh.

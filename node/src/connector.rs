@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 use wharf_core::api::ApiError;
 use wharf_core::node::{LogOptions, NodeConnector};
 use wharf_core::object::ObjectRef;
-use wharf_core::runtime::{AttachRequest, ContainerState, ContainerStatus, Duplex, ExecRequest, RuntimeError, Session};
+use wharf_core::runtime::{AttachRequest, ContainerState, ContainerStatus, Duplex, ExecRequest, RuntimeError, RuntimeService, Session};
 
 use crate::logs::{self, Source};
 use crate::pod;

@@ -9,7 +9,7 @@ use futures::future::{BoxFuture, try_join_all};
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 use parking_lot::Mutex;
 use wharf_core::events::EventType;
-use wharf_core::runtime::RuntimeError;
+use wharf_core::runtime::{RuntimeError, RuntimeService};
 
 use crate::pod;
 use crate::probes::http;
@@ -75,7 +75,7 @@ pub(crate) async fn stop_container(
     let container = pod.spec.as_ref().and_then(|s| pod::find(s, name)).map(|(c, _)| c);
     let hook = container.and_then(|c| Some((c, c.lifecycle.as_ref()?.pre_stop.as_ref()?)));
     if let Some((container, hook)) = hook
-        && shared.probing
+        && shared.probing(runtime)
         && grace > Duration::from_secs(1)
         && stopping.lock().insert(id.into())
     {

@@ -10,7 +10,7 @@ use wharf_core::api::ApiExt;
 
 use wharf_core::events::EventType;
 use wharf_core::object::ObjectRef;
-use wharf_core::runtime::{AuthConfig, Image, ImageSpec, RuntimeError};
+use wharf_core::runtime::{AuthConfig, Image, ImageService, ImageSpec, RuntimeError};
 
 use crate::backoff::{Backoff, elapsed, go_duration};
 use crate::pod;
@@ -43,8 +43,8 @@ pub(crate) struct NoImage {
 }
 
 impl Images {
-    /// Makes sure of the image of a container.
-    pub(crate) async fn ensure(&self, shared: &Shared, pod: &Pod, container: &Container) -> Result<Image, NoImage> {
+    /// Makes sure of the image of a container, in the runtime of the pod's handler.
+    pub(crate) async fn ensure(&self, shared: &Shared, pod: &Pod, container: &Container, handler: &str) -> Result<Image, NoImage> {
         let image = container.image.as_deref().unwrap_or_default();
         let event = |kind, reason: &'static str, message: String| shared.container_event(pod, &container.name, kind, reason, message);
         let refuse = |reason: Reason| NoImage { reason, wake_after: Some(shared.pull_backoff.first) };
@@ -55,7 +55,10 @@ impl Images {
             event(EventType::Warning, "Failed", "Error: InvalidImageName".into());
             return Err(refuse(Reason::new("InvalidImageName", message)));
         };
-        let spec = ImageSpec::new(image);
+        if !shared.runtime.capabilities_of(handler).images {
+            return Ok(Image { id: image.into(), ..Image::default() });
+        }
+        let spec = ImageSpec::new(image).for_handler(handler);
         let present = shared.runtime.image_status(&spec).await.map_err(|error| {
             let message = format!("Failed to inspect image {image:?}: {error}");
             event(EventType::Warning, "Failed", message.clone());
@@ -151,7 +154,7 @@ async fn pull_with_secrets(shared: &Shared, pod: &Pod, spec: &ImageSpec) -> Resu
     for auth in credentials {
         match shared.runtime.pull_image(spec, auth.as_ref()).await {
             Ok(reference) => {
-                let by_reference = shared.runtime.image_status(&ImageSpec::new(reference)).await?;
+                let by_reference = shared.runtime.image_status(&ImageSpec::new(reference).for_handler(&spec.runtime_handler)).await?;
                 let found = match by_reference {
                     Some(found) => Some(found),
                     None => shared.runtime.image_status(spec).await?,

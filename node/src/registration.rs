@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo};
+use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeCondition, NodeRuntimeHandler, NodeStatus, NodeSystemInfo};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
 use wharf_core::api::{ApiError, ApiExt, PatchKind};
 use wharf_core::object::ObjectRef;
+use wharf_core::runtime::RuntimeService;
 
 use crate::machine;
 use crate::shared::Shared;
@@ -66,7 +67,7 @@ impl Registration {
         let key = ObjectRef::new("", &*shared.name);
         let patch = serde_json::json!({"status": {
             "capacity": fresh.capacity, "allocatable": fresh.allocatable, "addresses": fresh.addresses,
-            "conditions": fresh.conditions, "nodeInfo": fresh.node_info,
+            "conditions": fresh.conditions, "nodeInfo": fresh.node_info, "runtimeHandlers": fresh.runtime_handlers,
         }});
         // Strategic, so that conditions which others own stay.
         shared.api.patch::<Node>(&key, "status", PatchKind::Strategic, &patch).await?;
@@ -163,7 +164,11 @@ async fn status(shared: &Shared, old: Option<&NodeStatus>) -> NodeStatus {
         .collect();
     let machine = &shared.machine;
     let address = |kind: &str, address: String| NodeAddress { type_: kind.into(), address };
+    let handler = |name: &str| NodeRuntimeHandler { name: Some(name.to_owned()), features: None };
+    let handlers: Vec<NodeRuntimeHandler> = shared.runtime.names().map(handler).collect();
     NodeStatus {
+        // The default alone goes without saying.
+        runtime_handlers: (handlers.len() > 1).then_some(handlers),
         capacity: Some(machine.capacity.clone()),
         allocatable: Some(machine.capacity.clone()),
         addresses: Some(vec![address("InternalIP", shared.node_ip.to_string()), address("Hostname", shared.name.to_string())]),
@@ -196,4 +201,5 @@ fn same(old: &NodeStatus, new: &NodeStatus) -> bool {
         && old.allocatable == new.allocatable
         && old.addresses == new.addresses
         && old.node_info == new.node_info
+        && old.runtime_handlers == new.runtime_handlers
 }

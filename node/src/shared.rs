@@ -13,14 +13,15 @@ use wharf_core::clock::Clock;
 use wharf_core::events::{EventRecorder, EventType, reference};
 use wharf_core::informer::Reader;
 use wharf_core::object::ObjectRef;
-use wharf_core::runtime::SharedRuntime;
 
 use crate::backoff::BackoffPolicy;
 use crate::dns::ClusterDns;
 use crate::fieldref::Facts;
+use crate::handlers::RuntimeHandlers;
 use crate::images::Images;
 use crate::machine::Machine;
 use crate::pod;
+use crate::snapshot::PodRuntime;
 use crate::volumes::Tokens;
 use crate::worker::Handle;
 
@@ -29,7 +30,7 @@ use crate::worker::Handle;
 pub(crate) struct Shared {
     pub(crate) name: Arc<str>,
     pub(crate) api: SharedApi,
-    pub(crate) runtime: SharedRuntime,
+    pub(crate) runtime: Arc<RuntimeHandlers>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) events: Recorder,
     pub(crate) root_dir: PathBuf,
@@ -38,8 +39,6 @@ pub(crate) struct Shared {
     pub(crate) cluster_dns: Option<ClusterDns>,
     /// Volumes, `/etc/hosts` and log rotation on this machine's disk.
     pub(crate) volumes: bool,
-    /// Probes and hooks run: the runtime has real processes.
-    pub(crate) probing: bool,
     pub(crate) crash_backoff: BackoffPolicy,
     pub(crate) pull_backoff: BackoffPolicy,
     pub(crate) pids_limit: i64,
@@ -48,7 +47,8 @@ pub(crate) struct Shared {
     pub(crate) tokens: Tokens,
     pub(crate) services: OnceCell<Reader<Service>>,
     pub(crate) pods: OnceCell<Reader<Pod>>,
-    pub(crate) runtime_name: OnceCell<String>,
+    /// The runtimes' names by handler.
+    pub(crate) runtime_names: OnceCell<HashMap<String, String>>,
     /// Workers by pod uid.
     pub(crate) workers: Mutex<HashMap<String, Handle>>,
 }
@@ -82,8 +82,14 @@ impl Shared {
         events.event_ref(object, kind, reason, message);
     }
 
-    pub(crate) fn runtime_name(&self) -> &str {
-        self.runtime_name.get().map_or("wharf", String::as_str)
+    /// The name of the runtime that a pod runs on.
+    pub(crate) fn runtime_name(&self, runtime: &PodRuntime) -> &str {
+        self.runtime_names.get().and_then(|names| names.get(runtime.handler())).map_or("wharf", String::as_str)
+    }
+
+    /// Whether probes and hooks run: the pod's runtime has real processes.
+    pub(crate) fn probing(&self, runtime: &PodRuntime) -> bool {
+        self.runtime.capabilities_of(runtime.handler()).processes
     }
 
     pub(crate) fn facts(&self, pod: &Pod, ips: &[IpAddr]) -> Facts {

@@ -47,6 +47,10 @@ impl PodRuntime {
         Ok(Self { sandboxes, containers, ips })
     }
 
+    /// The handler that the pod runs on; the default's before there is a sandbox.
+    pub(crate) fn handler(&self) -> &str {
+        self.sandboxes.first().map_or("", |s| s.runtime_handler.as_str())
+    }
     /// The newest sandbox, if it is up.
     pub(crate) fn sandbox(&self) -> Option<&PodSandbox> {
         self.sandboxes.first().filter(|s| s.state == PodSandboxState::Ready)

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use wharf_core::api::{ApiError, ApiExt, DeleteParams, PatchKind};
 use wharf_core::events::EventType;
 use wharf_core::object::ObjectRef;
-use wharf_core::runtime::{ContainerState, RuntimeError};
+use wharf_core::runtime::{ContainerState, RuntimeError, RuntimeService};
 
 use crate::backoff::Backoff;
 use crate::probes::{Probers, SharedResults};
@@ -23,7 +23,7 @@ use crate::snapshot::PodRuntime;
 use crate::status::{self, Reason};
 use crate::sync::{self, Action, Decision};
 use crate::volumes::PodVolumes;
-use crate::{config, hooks, messages, pod};
+use crate::{config, hooks, messages, pod, runtime_class};
 
 /// How long a container whose configuration cannot be made waits for the next try.
 const CONFIG_RETRY: Duration = Duration::from_secs(5);
@@ -193,7 +193,7 @@ impl Worker {
             probes: &probes,
             backoffs: &self.backoffs,
             policy: &shared.crash_backoff,
-            probing: shared.probing,
+            probing: shared.probing(&runtime),
             now,
         });
         self.deadline_exceeded |= decision.deadline_exceeded;
@@ -285,10 +285,10 @@ impl Worker {
                 old: &base,
                 runtime,
                 probes: &probes,
-                probing: shared.probing,
+                probing: shared.probing(runtime),
                 reasons: &self.reasons,
                 messages: &self.messages,
-                runtime_name: shared.runtime_name(),
+                runtime_name: shared.runtime_name(runtime),
                 host_ip: shared.node_ip,
                 deadline_exceeded: self.deadline_exceeded,
                 last,
@@ -363,14 +363,16 @@ impl Worker {
         if attempt > 0 {
             shared.events.event(pod, EventType::Normal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
         }
-        match shared.runtime.run_pod_sandbox(&config::sandbox(&shared, pod, attempt), "").await {
-            Ok(_) => Ok(Step::Done),
-            Err(error) => {
-                let message = format!("Failed to create pod sandbox: {error}");
-                shared.events.event(pod, EventType::Warning, "FailedCreatePodSandBox", message);
-                Ok(Step::Blocked(MOUNT_RETRY))
-            }
-        }
+        let refused = match runtime_class::handler(&*shared.api, pod).await {
+            Ok(handler) => match shared.runtime.run_pod_sandbox(&config::sandbox(&shared, pod, attempt), &handler).await {
+                Ok(_) => return Ok(Step::Done),
+                Err(error) => error.to_string(),
+            },
+            Err(error) => error.to_string(),
+        };
+        let message = format!("Failed to create pod sandbox: {refused}");
+        shared.events.event(pod, EventType::Warning, "FailedCreatePodSandBox", message);
+        Ok(Step::Blocked(MOUNT_RETRY))
     }
 
     /// Sets the volumes up; says what to wait for when that fails.
@@ -421,7 +423,7 @@ impl Worker {
         if let Some(step) = self.ensure_volumes(pod).await {
             return Ok(step);
         }
-        let image = match shared.images.ensure(&shared, pod, container).await {
+        let image = match shared.images.ensure(&shared, pod, container, runtime.handler()).await {
             Ok(image) => image,
             Err(missing) => return Ok(self.fail(name, missing.reason, missing.wake_after.unwrap_or(CONFIG_RETRY))),
         };
@@ -457,7 +459,7 @@ impl Worker {
         shared.container_event(pod, name, EventType::Normal, "Started", format!("Started container {name}"));
         self.reasons.remove(name);
         self.hold.remove(name);
-        if shared.probing
+        if shared.probing(runtime)
             && let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref())
             && let Err(error) = hooks::run(&shared, container, &id, hook, &runtime.ips).await
         {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use wharf_core::runtime::{ContainerFilter, ContainerState, StringMap};
+use wharf_core::runtime::{ContainerFilter, ContainerState, RuntimeService, StringMap};
 
 use crate::labels;
 use crate::shared::Shared;

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use wharf_core::events::EventType;
+use wharf_core::runtime::RuntimeService;
 
 use crate::backoff::elapsed;
 use crate::pod;
@@ -50,7 +51,7 @@ impl Probers {
 
     /// Starts and ends probes so that each running container has its own.
     pub(crate) fn follow(&mut self, pod: &Pod, runtime: &PodRuntime) {
-        let Some(spec) = pod.spec.as_ref().filter(|_| self.shared.probing) else { return };
+        let Some(spec) = pod.spec.as_ref().filter(|_| self.shared.probing(runtime)) else { return };
         let alive = |id: &str| runtime.running().any(|c| c.container.id == id);
         self.running.retain(|(id, _), _| alive(id));
         self.results.lock().retain(|(id, _), _| alive(id));
