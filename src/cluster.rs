@@ -271,6 +271,9 @@ impl Cluster {
         let api = shared.server.local(node_agent(name));
         let mut builder =
             NodeAgent::builder(name, api, spec.runtime.clone()).clock(shared.clock.clone()).informers(shared.node_informers.clone());
+        for (handler, runtime) in &spec.handlers {
+            builder = builder.runtime_handler(handler, runtime.clone());
+        }
         if let Some(path) = &spec.root_dir {
             builder = builder.root_dir(path);
         }

@@ -18,6 +18,7 @@ pub struct NodeSpec {
     pub(crate) pod_cidrs: Vec<IpNet>,
     pub(crate) proxy: Option<SharedProxy>,
     pub(crate) hollow: bool,
+    pub(crate) handlers: Vec<(String, SharedRuntime)>,
 }
 
 impl NodeSpec {
@@ -32,6 +33,7 @@ impl NodeSpec {
             pod_cidrs: Vec::new(),
             proxy: None,
             hollow: false,
+            handlers: Vec::new(),
         }
     }
 
@@ -46,7 +48,15 @@ impl NodeSpec {
             pod_cidrs: Vec::new(),
             proxy: None,
             hollow: true,
+            handlers: Vec::new(),
         }
+    }
+
+    /// A further runtime, for pods whose RuntimeClass has this handler. Pods without a class run on the one that the node was
+    /// made with.
+    pub fn runtime_handler(mut self, handler: impl Into<String>, runtime: SharedRuntime) -> Self {
+        self.handlers.push((handler.into(), runtime));
+        self
     }
 
     /// Its addresses, the primary first.

@@ -318,7 +318,7 @@ fn other_rows() -> Vec<Resource> {
             .defaults(defaults::storage_class)
             .validate(validation::storage_class)
             .columns(&table::STORAGE_CLASSES),
-        Resource::of::<node::RuntimeClass>(false).columns(&table::RUNTIME_CLASSES),
+        Resource::of::<node::RuntimeClass>(false).validate(validation::runtime_class).columns(&table::RUNTIME_CLASSES),
         {
             let mut row = Resource::of::<certificates::CertificateSigningRequest>(false)
                 .short(&["csr"])

@@ -12,7 +12,7 @@ use crate::rest::status::cause;
 
 pub(crate) use metadata::metadata;
 pub(crate) use objects::{
-    config_map, endpoint_slice, persistent_volume, persistent_volume_claim, role_binding, secret, service, storage_class,
+    config_map, endpoint_slice, persistent_volume, persistent_volume_claim, role_binding, runtime_class, secret, service, storage_class,
 };
 pub(crate) use pod::pod;
 pub(crate) use workload::{cron_job, deployment, job, replication_controller, stateful_set, workload};

@@ -221,6 +221,20 @@ pub(crate) fn role_binding(new: &Value, old: Option<&Value>, causes: &mut Causes
     }
 }
 
+/// Runtime classes.
+pub(crate) fn runtime_class(new: &Value, old: Option<&Value>, causes: &mut Causes) {
+    let handler = text(new, &["handler"]);
+    if let Some(why) = super::metadata::label_1123(handler) {
+        invalid(causes, "handler", &handler.into(), why);
+    }
+    super::pod::amounts(at(new, &["overhead", "podFixed"]), "overhead.limits", causes);
+    super::metadata::labels(at(new, &["scheduling", "nodeSelector"]), "scheduling.nodeSelector", causes);
+    super::pod::tolerations(new.get("scheduling").unwrap_or(&Value::Null), "scheduling.tolerations", causes);
+    if let Some(old) = old {
+        immutable(causes, "handler", at(new, &["handler"]), at(old, &["handler"]));
+    }
+}
+
 /// Storage classes.
 pub(crate) fn storage_class(new: &Value, old: Option<&Value>, causes: &mut Causes) {
     if text(new, &["provisioner"]).is_empty() {

@@ -116,6 +116,7 @@ pub(super) fn spec(spec: &Value, field: &str, causes: &mut Causes) {
         ("hostname", label_1123),
         ("subdomain", label_1123),
         ("nodeName", subdomain),
+        ("runtimeClassName", subdomain),
     ] {
         let value = text(spec, &[name]);
         if !value.is_empty()
@@ -125,8 +126,14 @@ pub(super) fn spec(spec: &Value, field: &str, causes: &mut Causes) {
         }
     }
     super::metadata::labels(at(spec, &["nodeSelector"]), &format!("{field}.nodeSelector"), causes);
-    for (i, toleration) in items(spec, &["tolerations"]).iter().enumerate() {
-        let here = format!("{field}.tolerations[{i}]");
+    tolerations(spec, &format!("{field}.tolerations"), causes);
+    amounts(at(spec, &["overhead"]), &format!("{field}.overhead.limits"), causes);
+}
+
+/// The tolerations of a pod or of what is merged into one.
+pub(super) fn tolerations(parent: &Value, field: &str, causes: &mut Causes) {
+    for (i, toleration) in items(parent, &["tolerations"]).iter().enumerate() {
+        let here = format!("{field}[{i}]");
         one_of(
             causes,
             &format!("{here}.effect"),
@@ -287,19 +294,26 @@ pub(super) fn port_name(name: &str) -> Option<&'static str> {
     (name.starts_with('-') || name.ends_with('-')).then_some("must not begin or end with a hyphen")
 }
 
+fn amount(value: &Value) -> Result<Quantity, String> {
+    value.as_str().unwrap_or_default().parse::<Quantity>().map_err(|e| e.to_string())
+}
+
+/// A list of resources: amounts that are none or more.
+pub(super) fn amounts(list: Option<&Value>, field: &str, causes: &mut Causes) {
+    for (name, value) in list.and_then(Value::as_object).into_iter().flatten() {
+        let here = format!("{field}[{name}]");
+        match amount(value) {
+            Err(why) => invalid(causes, &here, value, &why),
+            Ok(quantity) if quantity.is_negative() => invalid(causes, &here, value, "must be greater than or equal to 0"),
+            Ok(_) => {}
+        }
+    }
+}
+
 /// Amounts must be amounts, and requests within limits.
 fn resources(c: &Value, field: &str, causes: &mut Causes) {
-    let amount =
-        |value: &Value| -> Result<Quantity, String> { value.as_str().unwrap_or_default().parse::<Quantity>().map_err(|e| e.to_string()) };
     for part in ["limits", "requests"] {
-        for (name, value) in at(c, &["resources", part]).and_then(Value::as_object).into_iter().flatten() {
-            let here = format!("{field}.resources.{part}[{name}]");
-            match amount(value) {
-                Err(why) => invalid(causes, &here, value, &why),
-                Ok(quantity) if quantity.is_negative() => invalid(causes, &here, value, "must be greater than or equal to 0"),
-                Ok(_) => {}
-            }
-        }
+        amounts(at(c, &["resources", part]), &format!("{field}.resources.{part}"), causes);
     }
     for (name, value) in at(c, &["resources", "requests"]).and_then(Value::as_object).into_iter().flatten() {
         let Some(limit) = at(c, &["resources", "limits", name]) else { continue };

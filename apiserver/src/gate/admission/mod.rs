@@ -4,6 +4,7 @@ mod default_toleration_seconds;
 mod node_restriction;
 mod priority;
 mod rbac_escalation;
+mod runtime_class;
 mod service_account;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ pub use default_toleration_seconds::DefaultTolerationSeconds;
 pub use node_restriction::NodeRestriction;
 pub use priority::{Priority, priority_classes};
 pub use rbac_escalation::RbacEscalation;
+pub use runtime_class::RuntimeClassPlugin;
 pub use service_account::ServiceAccountPlugin;
 
 use super::late::LateLayers;
@@ -24,8 +26,9 @@ pub fn default_plugins(api: SharedApi, layers: LateLayers) -> Vec<Arc<dyn Admiss
     vec![
         Arc::new(NodeRestriction::new(api.clone())),
         Arc::new(ServiceAccountPlugin::new(api.clone())),
-        Arc::new(Priority::new(api)),
+        Arc::new(Priority::new(api.clone())),
         Arc::new(DefaultTolerationSeconds),
+        Arc::new(RuntimeClassPlugin::new(api)),
         Arc::new(RbacEscalation::new(layers)),
     ]
 }
