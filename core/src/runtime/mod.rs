@@ -4,6 +4,7 @@
 //! field names, so that an implementation over a CRI socket is a translation and nothing more.
 
 mod network;
+mod reference;
 mod types;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use futures::stream::BoxStream;
 use tokio::sync::{mpsc, oneshot};
 
 pub use network::{PodNetwork, PodNetworkConfig, PodNetworkError, PodNetworkStatus};
+pub use reference::{ImageReference, InvalidReference};
 pub use types::*;
 
 /// Whether trying the same call again can help.
@@ -102,6 +104,12 @@ pub enum RuntimeError {
         #[source]
         source: BoxError,
     },
+}
+
+impl From<InvalidReference> for RuntimeError {
+    fn from(error: InvalidReference) -> Self {
+        Self::InvalidArgument { field: "image", message: error.to_string() }
+    }
 }
 
 impl RuntimeError {

@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use oci_client::Reference;
 use serde::Deserialize;
+use wharf_core::runtime::ImageReference;
 
 use super::{ImageConfig, ImageError, ImageStore, LayerBlob, MAX_DOCUMENT, digest, digest_hex, parse_reference};
 
@@ -171,14 +171,14 @@ fn within(directory: &Path, name: &str) -> Result<PathBuf, ImageError> {
     Ok(path)
 }
 
-fn enter(store: &ImageStore, config: &[u8], blobs: &[LayerBlob], references: &[Reference]) -> Result<Vec<String>, ImageError> {
+fn enter(store: &ImageStore, config: &[u8], blobs: &[LayerBlob], references: &[ImageReference]) -> Result<Vec<String>, ImageError> {
     let parsed: ImageConfig = parse(config, "configuration")?;
     if parsed.rootfs.diff_ids.len() != blobs.len() {
         return Err(ImageError::malformed(format!("{} layers, but {} diff_ids", blobs.len(), parsed.rootfs.diff_ids.len())));
     }
     let layers = blobs.iter().zip(&parsed.rootfs.diff_ids).map(|(b, d)| store.add_layer(b, d)).collect::<Result<Vec<_>, _>>()?;
     store.commit(config, layers, references)?;
-    Ok(references.iter().map(Reference::whole).collect())
+    Ok(references.iter().map(ToString::to_string).collect())
 }
 
 #[cfg(test)]

@@ -15,11 +15,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use oci_client::Reference;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use wharf_core::runtime::{AuthConfig, FilesystemUsage, Image, Retry, RuntimeError};
+use wharf_core::runtime::{AuthConfig, FilesystemUsage, Image, ImageReference, InvalidReference, Retry, RuntimeError};
 
 use crate::state::{read_json, write_atomic, write_json};
 
@@ -31,13 +30,8 @@ pub(crate) const MAX_DOCUMENT: u64 = 8 << 20;
 #[non_exhaustive]
 pub enum ImageError {
     /// The reference cannot be parsed.
-    #[error("invalid image reference {reference:?}: {message}")]
-    InvalidReference {
-        /// As given.
-        reference: String,
-        /// What is wrong.
-        message: String,
-    },
+    #[error(transparent)]
+    InvalidReference(#[from] InvalidReference),
     /// The registry refused or could not be reached.
     #[error("{message}")]
     Registry {
@@ -86,7 +80,7 @@ impl ImageError {
     pub(crate) fn into_runtime(self, image: &str) -> RuntimeError {
         match self {
             Self::Io { .. } => RuntimeError::transient("image store", self),
-            Self::InvalidReference { message, .. } => RuntimeError::InvalidArgument { field: "image", message },
+            Self::InvalidReference(error) => error.into(),
             Self::Registry { transient, .. } => {
                 let retry = if transient { Retry::Transient } else { Retry::Permanent };
                 RuntimeError::PullFailed { image: image.into(), message: self.to_string(), retry }
@@ -165,8 +159,8 @@ struct Inner {
 }
 
 /// Normalises a reference as Docker does.
-pub(crate) fn parse_reference(reference: &str) -> Result<Reference, ImageError> {
-    Reference::try_from(reference).map_err(|e| ImageError::InvalidReference { reference: reference.into(), message: e.to_string() })
+pub(crate) fn parse_reference(reference: &str) -> Result<ImageReference, ImageError> {
+    Ok(reference.parse()?)
 }
 
 /// The hexadecimal SHA-256 of bytes with its prefix.
@@ -258,7 +252,7 @@ impl ImageStore {
     }
 
     /// Enters an image whose layers are unpacked. Blocks.
-    pub(crate) fn commit(&self, config: &[u8], layers: Vec<String>, references: &[Reference]) -> Result<String, ImageError> {
+    pub(crate) fn commit(&self, config: &[u8], layers: Vec<String>, references: &[ImageReference]) -> Result<String, ImageError> {
         let id = digest(config);
         let path = self.config_path(&id)?;
         write_atomic(&path, config).map_err(ImageError::io("write", &path))?;
@@ -371,7 +365,7 @@ impl ImageStore {
         let turn = {
             let mut pulls = self.inner.pulls.lock();
             pulls.retain(|_, weak| weak.strong_count() > 0);
-            let key = parsed.whole();
+            let key = parsed.to_string();
             match pulls.get(&key).and_then(std::sync::Weak::upgrade) {
                 Some(turn) => turn,
                 None => {
@@ -442,9 +436,9 @@ mod tests {
 
     #[test]
     fn references_are_normalised_as_dockers() {
-        assert_eq!(parse_reference("nginx").unwrap().whole(), "docker.io/library/nginx:latest");
-        assert_eq!(parse_reference("wharf.local/demo:v1").unwrap().whole(), "wharf.local/demo:v1");
-        assert_eq!(parse_reference("localhost:5000/a/b").unwrap().whole(), "localhost:5000/a/b:latest");
+        assert_eq!(parse_reference("nginx").unwrap().to_string(), "docker.io/library/nginx:latest");
+        assert_eq!(parse_reference("wharf.local/demo:v1").unwrap().to_string(), "wharf.local/demo:v1");
+        assert_eq!(parse_reference("localhost:5000/a/b").unwrap().to_string(), "localhost:5000/a/b:latest");
         assert!(parse_reference("UPPER/Case").is_err());
     }
 

@@ -8,7 +8,7 @@ use oci_client::errors::OciDistributionError;
 use oci_client::manifest::{IMAGE_DOCKER_LAYER_GZIP_MEDIA_TYPE, OciDescriptor};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
-use wharf_core::runtime::AuthConfig;
+use wharf_core::runtime::{AuthConfig, ImageReference};
 
 use super::{ImageConfig, ImageError, ImageStore, LayerBlob, MAX_DOCUMENT, blocking, digest};
 
@@ -18,7 +18,8 @@ const MAX_LAYERS: usize = 127;
 /// A directory for downloads, shared with unpacking.
 type Work = Arc<tempfile::TempDir>;
 
-pub(super) async fn pull(store: &ImageStore, reference: &Reference, auth: Option<&AuthConfig>) -> Result<String, ImageError> {
+pub(super) async fn pull(store: &ImageStore, image: &ImageReference, auth: Option<&AuthConfig>) -> Result<String, ImageError> {
+    let reference = &named(image);
     let protocol = if store.is_insecure(reference.registry()) { ClientProtocol::Http } else { ClientProtocol::Https };
     let client =
         Client::new(ClientConfig { protocol, user_agent: concat!("wharf/", env!("CARGO_PKG_VERSION")), ..ClientConfig::default() });
@@ -53,12 +54,21 @@ pub(super) async fn pull(store: &ImageStore, reference: &Reference, auth: Option
     for (number, (layer, diff_id)) in manifest.layers.iter().zip(&parsed.rootfs.diff_ids).enumerate() {
         layers.push(fetch(store, &client, reference, layer, diff_id, number, &work).await?);
     }
-    let mut references = vec![reference.clone()];
-    for digest in [Some(manifest_digest), list_digest].into_iter().flatten() {
-        references.push(Reference::with_digest(reference.registry().into(), reference.repository().into(), digest));
-    }
+    let mut references = vec![image.clone()];
+    references.extend([Some(manifest_digest), list_digest].into_iter().flatten().map(|digest| image.at_digest(digest)));
     let store = store.clone();
     blocking(move || store.commit(&config, layers, &references)).await
+}
+
+/// The client's own form of a name, made without its parser.
+fn named(image: &ImageReference) -> Reference {
+    let (registry, repository) = (image.registry().to_owned(), image.repository().to_owned());
+    let tag = image.tag().unwrap_or_default().to_owned();
+    match image.digest() {
+        None => Reference::with_tag(registry, repository, tag),
+        Some(digest) if tag.is_empty() => Reference::with_digest(registry, repository, digest.to_owned()),
+        Some(digest) => Reference::with_tag_and_digest(registry, repository, tag, digest.to_owned()),
+    }
 }
 
 /// A small blob, held in memory and no larger than it says.
