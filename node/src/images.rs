@@ -10,7 +10,7 @@ use wharf_core::api::ApiExt;
 
 use wharf_core::events::EventType;
 use wharf_core::object::ObjectRef;
-use wharf_core::runtime::{AuthConfig, Image, ImageService, ImageSpec, RuntimeError};
+use wharf_core::runtime::{AuthConfig, Image, ImageReference, ImageService, ImageSpec, RuntimeError};
 
 use crate::backoff::{Backoff, elapsed, go_duration};
 use crate::pod;
@@ -48,7 +48,7 @@ impl Images {
         let image = container.image.as_deref().unwrap_or_default();
         let event = |kind, reason: &'static str, message: String| shared.container_event(pod, &container.name, kind, reason, message);
         let refuse = |reason: Reason| NoImage { reason, wake_after: Some(shared.pull_backoff.first) };
-        let Some(reference) = normalized(image) else {
+        let Ok(reference) = image.parse::<ImageReference>() else {
             let message =
                 format!("Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: invalid reference format");
             event(EventType::Warning, "InspectFailed", message.clone());
@@ -167,34 +167,8 @@ async fn pull_with_secrets(shared: &Shared, pod: &Pod, spec: &ImageSpec) -> Resu
     Err(last.unwrap_or_else(|| RuntimeError::ImageNotPresent { image: spec.image.clone() }))
 }
 
-/// The reference with host and tag made explicit; `None` if it is none.
-fn normalized(image: &str) -> Option<String> {
-    let (name, digest) = image.split_once('@').map_or((image, None), |(n, d)| (n, Some(d)));
-    let slash = name.rfind('/').map_or(0, |s| s + 1);
-    let (repository, tag) = match name[slash..].find(':') {
-        Some(colon) => (&name[..slash + colon], Some(&name[slash + colon + 1..])),
-        None => (name, None),
-    };
-    let (host, path) = match repository.split_once('/') {
-        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path.to_string()),
-        Some(_) => ("docker.io", repository.to_string()),
-        None => ("docker.io", format!("library/{repository}")),
-    };
-    let word = |w: &str| !w.is_empty() && w.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c));
-    let edge = |w: &str| w.starts_with(|c: char| c.is_ascii_alphanumeric()) && w.ends_with(|c: char| c.is_ascii_alphanumeric());
-    let path_ok = path.split('/').all(|w| word(w) && edge(w));
-    let tag_ok = tag.is_none_or(|t| !t.is_empty() && t.len() <= 128 && t.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)));
-    let digest_ok =
-        digest.is_none_or(|d| d.split_once(':').is_some_and(|(_, hex)| hex.len() >= 32 && hex.chars().all(|c| c.is_ascii_hexdigit())));
-    let host_ok = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]".contains(c));
-    (path_ok && tag_ok && digest_ok && host_ok).then(|| match digest {
-        Some(digest) => format!("{host}/{path}@{digest}"),
-        None => format!("{host}/{path}:{}", tag.unwrap_or("latest")),
-    })
-}
-
-fn default_policy(reference: &str) -> &'static str {
-    if reference.ends_with(":latest") { "Always" } else { "IfNotPresent" }
+fn default_policy(reference: &ImageReference) -> &'static str {
+    if reference.tag() == Some("latest") && reference.digest().is_none() { "Always" } else { "IfNotPresent" }
 }
 
 /// The credentials in a secret for an image's registry.
@@ -204,7 +178,8 @@ fn credentials_for(secret: &Secret, image: &str) -> Vec<AuthConfig> {
     let legacy = data.and_then(|d| d.get(".dockercfg")).and_then(|b| serde_json::from_slice::<serde_json::Value>(&b.0).ok());
     let auths = modern.and_then(|m| m.get("auths").cloned()).or(legacy);
     let Some(auths) = auths.as_ref().and_then(|a| a.as_object()) else { return Vec::new() };
-    let Some(reference) = normalized(image) else { return Vec::new() };
+    let Ok(reference) = image.parse::<ImageReference>() else { return Vec::new() };
+    let reference = reference.to_string();
     let mut found: Vec<(usize, AuthConfig)> = auths
         .iter()
         .filter_map(|(server, auth)| {
@@ -235,24 +210,6 @@ fn auth_of(value: &serde_json::Value) -> Option<AuthConfig> {
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn references_are_normalised_as_docker_does() {
-        for (image, want) in [
-            ("nginx", Some("docker.io/library/nginx:latest")),
-            ("a/b:v1", Some("docker.io/a/b:v1")),
-            ("wharf.local/demo:v1", Some("wharf.local/demo:v1")),
-            ("localhost:5000/x", Some("localhost:5000/x:latest")),
-            ("Nginx", None),
-            ("", None),
-            ("a:b:c", None),
-            ("x:", None),
-            ("-x", None),
-            ("a@sha256:zz", None),
-        ] {
-            assert_eq!(normalized(image).as_deref(), want, "{image:?}");
-        }
-    }
 
     #[test]
     fn finds_the_credentials_of_the_registry() {
