@@ -1,0 +1,65 @@
+//! etcd's key-value pairs as records and changes.
+
+use bytes::Bytes;
+use etcd_client::proto::{PbEvent, PbKeyValue};
+use wharf_core::store::{Change, Key, Record, Revision};
+
+use crate::keys::Keys;
+
+/// mvccpb's `Event.EventType.DELETE`.
+const DELETE: i32 = 1;
+
+/// etcd's revisions are signed, and never negative.
+pub(crate) fn revision(raw: i64) -> Revision {
+    Revision(u64::try_from(raw).unwrap_or_default())
+}
+
+pub(crate) fn record(key: Key, kv: PbKeyValue) -> Record {
+    Record { key, value: Bytes::from(kv.value), created: revision(kv.create_revision), modified: revision(kv.mod_revision) }
+}
+
+/// What an event says.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Told {
+    Change(Change),
+    /// The key is not one of ours.
+    Foreign,
+    /// What was there before has been compacted away.
+    Forgotten,
+}
+
+/// Turns an event into a change; `like` lends the parts of its key.
+pub(crate) fn told(keys: &Keys, event: PbEvent, like: Option<&Key>) -> Told {
+    let Some(kv) = event.kv else { return Told::Foreign };
+    let Some(key) = keys.decode(&kv.key, like) else { return Told::Foreign };
+    let previous = event.prev_kv.map(|previous| record(key.clone(), previous));
+    match (event.r#type == DELETE, previous) {
+        (true, Some(previous)) => Told::Change(Change::Delete { previous }),
+        (false, None) if kv.create_revision == kv.mod_revision => Told::Change(Change::Put { record: record(key, kv), previous: None }),
+        (false, previous @ Some(_)) => Told::Change(Change::Put { record: record(key, kv), previous }),
+        (_, None) => Told::Forgotten,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wharf_core::store::ResourceId;
+
+    use super::*;
+
+    fn event(r#type: i32, created: i64, modified: i64, previous: bool) -> Told {
+        let keys = Keys::new("").unwrap();
+        let key = keys.encode(&Key::new(ResourceId::new("", "pods"), "a", "b"));
+        let kv = |modified| PbKeyValue { key: key.clone(), create_revision: created, mod_revision: modified, ..PbKeyValue::default() };
+        told(&keys, PbEvent { r#type, kv: Some(kv(modified)), prev_kv: previous.then(|| kv(modified - 1)) }, None)
+    }
+
+    #[test]
+    fn a_missing_previous_is_told_from_a_creation() {
+        assert!(matches!(event(0, 5, 5, false), Told::Change(Change::Put { previous: None, .. })));
+        assert!(matches!(event(0, 4, 5, true), Told::Change(Change::Put { previous: Some(_), .. })));
+        assert_eq!(event(0, 4, 5, false), Told::Forgotten);
+        assert!(matches!(event(DELETE, 4, 5, true), Told::Change(Change::Delete { .. })));
+        assert_eq!(event(DELETE, 0, 5, false), Told::Forgotten);
+    }
+}
