@@ -3,6 +3,7 @@
 //! [`RuntimeService`] and [`ImageService`] are CRI's two services. [`Runtime`] is both. Types carry CRI's
 //! field names, so that an implementation over a CRI socket is a translation and nothing more.
 
+mod log;
 mod network;
 mod reference;
 mod types;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use tokio::sync::{mpsc, oneshot};
 
+pub use log::{CriLog, MAX_LOG_LINE};
 pub use network::{PodNetwork, PodNetworkConfig, PodNetworkError, PodNetworkStatus};
 pub use reference::{ImageReference, InvalidReference};
 pub use types::*;
@@ -121,6 +123,22 @@ impl RuntimeError {
     pub fn permanent(op: &'static str, source: impl Into<BoxError>) -> Self {
         Self::Backend { op, retry: Retry::Permanent, source: source.into() }
     }
+    /// There is no such `sandbox`, `container` or `image`.
+    pub fn not_found(kind: &'static str, id: impl Into<String>) -> Self {
+        Self::NotFound { kind, id: id.into() }
+    }
+    /// The request is wrong; `message` says what would be right.
+    pub fn invalid(field: &'static str, message: impl Into<String>) -> Self {
+        Self::InvalidArgument { field, message: message.into() }
+    }
+    /// The state of a sandbox or container does not allow an operation.
+    pub fn failed_precondition(id: impl Into<String>, state: impl Debug, operation: &'static str) -> Self {
+        Self::FailedPrecondition { id: id.into(), state: format!("{state:?}"), operation }
+    }
+    /// A capability that is not declared.
+    pub fn unsupported(capability: &'static str) -> Self {
+        Self::Unsupported { capability }
+    }
     /// Whether this says that the thing is not there.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. } | Self::ImageNotPresent { .. })
@@ -196,7 +214,7 @@ impl RuntimeCapabilities {
 ///   several runtimes of one node must not meet: take random ones.
 /// - **Logs.** Container output goes to `log_directory/log_path` in CRI format, one line a record:
 ///   `RFC3339Nano stream tag text`, where tag is `F` or `P`. It is the runtime that writes, so that logs
-///   go on while no agent runs.
+///   go on while no agent runs; [`CriLog`] does it for one that holds the streams itself.
 /// - **States.** A container goes `Created -> Running -> Exited` and never back. `exit_code` is the process's
 ///   own, or 128 + signal. `reason` is `Completed`, `Error`, `OOMKilled`, or `StartError` with a message.
 ///

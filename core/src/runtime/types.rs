@@ -212,6 +212,22 @@ pub struct PodSandboxStatus {
     pub config: PodSandboxConfig,
 }
 
+impl PodSandboxStatus {
+    /// A sandbox that is up, without addresses yet.
+    pub fn ready(id: impl Into<String>, config: &PodSandboxConfig, runtime_handler: impl Into<String>, created_at: Timestamp) -> Self {
+        let sandbox = PodSandbox {
+            id: id.into(),
+            metadata: config.metadata.clone(),
+            state: PodSandboxState::Ready,
+            created_at,
+            labels: config.labels.clone(),
+            annotations: config.annotations.clone(),
+            runtime_handler: runtime_handler.into(),
+        };
+        Self { sandbox, ips: Vec::new(), config: config.clone() }
+    }
+}
+
 /// Which sandboxes to list. Every given field must match.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PodSandboxFilter {
@@ -221,6 +237,19 @@ pub struct PodSandboxFilter {
     pub state: Option<PodSandboxState>,
     /// By labels, each of which must be equal.
     pub label_selector: StringMap,
+}
+
+fn selects(selector: &StringMap, labels: &StringMap) -> bool {
+    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+impl PodSandboxFilter {
+    /// Whether a sandbox is to be listed.
+    pub fn matches(&self, sandbox: &PodSandbox) -> bool {
+        self.id.as_ref().is_none_or(|id| *id == sandbox.id)
+            && self.state.is_none_or(|state| state == sandbox.state)
+            && selects(&self.label_selector, &sandbox.labels)
+    }
 }
 
 /// Which container of a pod this is.
@@ -440,6 +469,41 @@ pub struct ContainerStatus {
     pub pid: u32,
 }
 
+impl ContainerStatus {
+    /// A container that was made and not started. `image_ref` is its image's id.
+    pub fn created(
+        id: impl Into<String>,
+        sandbox: &PodSandboxStatus,
+        config: &ContainerConfig,
+        image_ref: impl Into<String>,
+        created_at: Timestamp,
+    ) -> Self {
+        let container = Container {
+            id: id.into(),
+            pod_sandbox_id: sandbox.sandbox.id.clone(),
+            metadata: config.metadata.clone(),
+            image: config.image.clone(),
+            image_ref: image_ref.into(),
+            state: ContainerState::Created,
+            created_at,
+            labels: config.labels.clone(),
+            annotations: config.annotations.clone(),
+        };
+        Self {
+            container,
+            started_at: None,
+            finished_at: None,
+            exit_code: 0,
+            signal: 0,
+            reason: String::new(),
+            message: String::new(),
+            log_path: sandbox.config.log_directory.join(&config.log_path),
+            mounts: config.mounts.clone(),
+            pid: 0,
+        }
+    }
+}
+
 /// Which containers to list. Every given field must match.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ContainerFilter {
@@ -451,6 +515,20 @@ pub struct ContainerFilter {
     pub state: Option<ContainerState>,
     /// By labels, each of which must be equal.
     pub label_selector: StringMap,
+}
+
+impl ContainerFilter {
+    /// The containers of one sandbox.
+    pub fn of_sandbox(id: impl Into<String>) -> Self {
+        Self { pod_sandbox_id: Some(id.into()), ..Self::default() }
+    }
+    /// Whether a container is to be listed.
+    pub fn matches(&self, container: &Container) -> bool {
+        self.id.as_ref().is_none_or(|id| *id == container.id)
+            && self.pod_sandbox_id.as_ref().is_none_or(|id| *id == container.pod_sandbox_id)
+            && self.state.is_none_or(|state| state == container.state)
+            && selects(&self.label_selector, &container.labels)
+    }
 }
 
 /// What an `exec_sync` gave.
