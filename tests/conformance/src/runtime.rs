@@ -52,6 +52,11 @@ pub trait RuntimeHarness: Harness {
         None
     }
 
+    /// Whether [`ignore_sigterm`](RuntimeHarness::ignore_sigterm) prints a line once it ignores it, for the kit to wait for.
+    fn ignore_sigterm_prints(&self) -> bool {
+        false
+    }
+
     /// A command that exits with a code at once.
     fn exit(&self, _code: i32) -> Option<Vec<String>> {
         None

@@ -185,6 +185,17 @@ impl<'h> Bench<'h> {
         }
     }
 
+    /// Waits until a running container has logged something.
+    pub(super) async fn logged(&self, id: &str) -> CaseResult {
+        let status = self.status(id).await?;
+        while std::fs::metadata(&status.log_path).map_or(0, |m| m.len()) == 0 {
+            let state = self.status(id).await?.container.state;
+            ensure!(state == ContainerState::Running, "a container that was to print is {state:?}");
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
     pub(super) async fn list(&self, filter: &ContainerFilter) -> CaseResult<Vec<Container>> {
         ok(self.runtime().list_containers(filter).await, "list_containers")
     }

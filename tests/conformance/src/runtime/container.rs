@@ -201,6 +201,9 @@ pub(super) async fn stop_kills(b: &Bench<'_>) -> CaseResult {
     let command = b.want(b.harness.ignore_sigterm(), "ignores SIGTERM")?;
     let sandbox = b.sandbox().await?;
     let id = b.started(&sandbox, "a", command).await?;
+    if b.harness.ignore_sigterm_prints() {
+        b.logged(&id).await?;
+    }
     ok(b.runtime().stop_container(&id, Duration::from_millis(300)).await, "stop_container")?;
     let status = b.status(&id).await?;
     ensure_eq!(status.container.state, ContainerState::Exited, "the state when stop has returned");
