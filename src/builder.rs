@@ -10,6 +10,7 @@ use wharf_core::clock::{Clock, SystemClock};
 use wharf_core::controller::Controller;
 use wharf_core::scheduler::Scheduler;
 use wharf_core::store::{SharedStore, StoreError};
+use wharf_scheduler_framework::Profile;
 use wharf_store_memory::MemoryStore;
 
 use crate::cluster::Cluster;
@@ -63,6 +64,7 @@ pub struct ClusterBuilder {
     pub(crate) controllers: Vec<Arc<dyn Controller>>,
     pub(crate) built_in_controllers: bool,
     pub(crate) scheduler: Option<Arc<dyn Scheduler>>,
+    pub(crate) profile: Option<Arc<Profile>>,
 }
 
 impl std::fmt::Debug for ClusterBuilder {
@@ -87,6 +89,7 @@ impl Default for ClusterBuilder {
             controllers: Vec::new(),
             built_in_controllers: true,
             scheduler: None,
+            profile: None,
         }
     }
 }
@@ -132,7 +135,12 @@ impl ClusterBuilder {
         self.built_in_controllers = false;
         self
     }
-    /// What picks nodes; Kubernetes' default profile if nothing is said.
+    /// The plugins that pick nodes and bind, such as Kubernetes' default profile with one of your own.
+    pub fn scheduler_profile(mut self, profile: Profile) -> Self {
+        self.profile = Some(Arc::new(profile));
+        self
+    }
+    /// What picks nodes instead of the profile's plugins, which still bind.
     pub fn scheduler(mut self, scheduler: Arc<dyn Scheduler>) -> Self {
         self.scheduler = Some(scheduler);
         self

@@ -25,7 +25,7 @@ use wharf_core::proxy_driver::ProxyDriver;
 use wharf_core::scheduler::Scheduler;
 use wharf_node::{AgentConnector, NodeAgent};
 use wharf_runtime_hollow::HollowRuntime;
-use wharf_scheduler_framework::{FrameworkScheduler, LoopOptions, SchedulerLoop};
+use wharf_scheduler_framework::{FrameworkScheduler, LoopOptions, Profile, SchedulerLoop};
 
 use crate::builder::{ClusterBuilder, ClusterError};
 use crate::node::NodeSpec;
@@ -142,7 +142,7 @@ impl Cluster {
             }),
         };
         cluster.run_controllers(&builder, &metrics);
-        cluster.run_scheduler(builder.scheduler.take());
+        cluster.run_scheduler(builder.scheduler.take(), builder.profile.take());
         for node in std::mem::take(&mut builder.nodes) {
             cluster.add_node(node).await?;
         }
@@ -169,10 +169,11 @@ impl Cluster {
         }
     }
 
-    fn run_scheduler(&self, custom: Option<Arc<dyn Scheduler>>) {
+    fn run_scheduler(&self, custom: Option<Arc<dyn Scheduler>>, profile: Option<Arc<Profile>>) {
         let shared = &self.shared;
-        let profile = match wharf_scheduler_plugins::default_profile().build(&wharf_scheduler_plugins::registry()) {
-            Ok(profile) => Arc::new(profile),
+        let default = || wharf_scheduler_plugins::default_profile().build(&wharf_scheduler_plugins::registry()).map(Arc::new);
+        let profile = match profile.map_or_else(default, Ok) {
+            Ok(profile) => profile,
             // The default profile names only plugins of the registry beside it; a test of that crate holds it to this.
             Err(error) => {
                 tracing::error!("no scheduler runs: {error}");
@@ -271,6 +272,7 @@ impl Cluster {
         let api = shared.server.local(node_agent(name));
         let mut builder =
             NodeAgent::builder(name, api, spec.runtime.clone()).clock(shared.clock.clone()).informers(shared.node_informers.clone());
+        builder = builder.labels(spec.labels.clone());
         for (handler, runtime) in &spec.handlers {
             builder = builder.runtime_handler(handler, runtime.clone());
         }

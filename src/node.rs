@@ -1,5 +1,6 @@
 //! What a node of a cluster is made from.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -19,6 +20,7 @@ pub struct NodeSpec {
     pub(crate) proxy: Option<SharedProxy>,
     pub(crate) hollow: bool,
     pub(crate) handlers: Vec<(String, SharedRuntime)>,
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 impl NodeSpec {
@@ -34,6 +36,7 @@ impl NodeSpec {
             proxy: None,
             hollow: false,
             handlers: Vec::new(),
+            labels: BTreeMap::new(),
         }
     }
 
@@ -49,6 +52,7 @@ impl NodeSpec {
             proxy: None,
             hollow: true,
             handlers: Vec::new(),
+            labels: BTreeMap::new(),
         }
     }
 
@@ -56,6 +60,12 @@ impl NodeSpec {
     /// made with.
     pub fn runtime_handler(mut self, handler: impl Into<String>, runtime: SharedRuntime) -> Self {
         self.handlers.push((handler.into(), runtime));
+        self
+    }
+
+    /// Labels of the node, over the well-known ones.
+    pub fn labels<K: Into<String>, V: Into<String>>(mut self, labels: impl IntoIterator<Item = (K, V)>) -> Self {
+        self.labels = labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
         self
     }
 
