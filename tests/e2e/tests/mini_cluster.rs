@@ -25,40 +25,6 @@ fn cluster(test: &str) -> Option<MiniCluster> {
 }
 
 #[test]
-fn smoke_on_real_containers_leaves_nothing() {
-    let test = "e2e.smoke.real";
-    let Some(executable) = executable() else { return omit(test, "WHARF_MINI_CLUSTER does not name a built mini-cluster") };
-    if !is_root() {
-        return omit(test, "real containers need root");
-    }
-    let before = Traces::now();
-    let folder = tempfile::tempdir().expect("a folder");
-    let output =
-        Command::new(executable).args(["--smoke", "--listen", "127.0.0.1:0", "--data"]).arg(folder.path()).output().expect("it runs");
-    let text = String::from_utf8_lossy(&output.stdout);
-    println!("{text}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success());
-    assert_eq!(text.lines().last(), Some("smoke: ok"));
-    let steps: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("step ")).filter_map(|l| l.split(' ').next()).collect();
-    assert_eq!(steps, ["apply", "ready", "fetch", "scale", "roll", "rollback", "heal", "adopt", "delete"]);
-    assert_eq!(Traces::now(), before);
-}
-
-#[test]
-fn smoke_on_hollow_nodes() {
-    let Some(executable) = executable() else { return omit("e2e.smoke.hollow", "WHARF_MINI_CLUSTER does not name a built mini-cluster") };
-    let folder = tempfile::tempdir().expect("a folder");
-    let output = Command::new(executable)
-        .args(["--smoke", "--runtime", "hollow", "--listen", "127.0.0.1:0", "--data"])
-        .arg(folder.path())
-        .output()
-        .expect("it runs");
-    println!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success());
-    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().last(), Some("smoke: ok"));
-}
-
-#[test]
 fn kubectl_from_apply_to_delete() {
     let before = Traces::now();
     let Some(cluster) = cluster("e2e.kubectl.story") else { return };
