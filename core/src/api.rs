@@ -229,6 +229,8 @@ pub trait Api: Send + Sync + fmt::Debug + 'static {
     /// What happens to the objects that match after a revision.
     async fn watch(&self, resource: &ApiResource, query: &Query, after: Revision) -> Result<ApiWatch, ApiError>;
     /// Carries out a change; answers the object as it is then (for a delete: as it was, or with its deletionTimestamp).
+    /// Over HTTP, Kubernetes answers some writes (a delete that is done, `binding`, `eviction`) without the object: then only
+    /// namespace, name and, if told, uid can be relied on. A write that ends in [`ApiError::Transport`] may have taken place.
     async fn write(&self, write: Write) -> Result<Arc<Object>, ApiError>;
 }
 
