@@ -1,6 +1,7 @@
 //! The project's chores: `cargo xtask test`, `cargo xtask bench`, `cargo xtask vm`.
 
 mod bench;
+mod machine;
 mod system;
 mod test;
 mod vm;
@@ -23,7 +24,8 @@ struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Chore {
-    /// Installs what the tests need (as root on Debian), then runs fmt, clippy, docs, tests, doctests and e2e.
+    /// Installs what the tests need (as root on Debian), then runs fmt, clippy, docs, tests, doctests, the virtual
+    /// machine and e2e.
     Test {
         /// Only these stages, in this order.
         #[arg(value_enum)]
@@ -42,7 +44,7 @@ enum Chore {
     ///
     /// The machine is emulated in software: it boots in about ten seconds, and programs run 5 to 20 times slower than outside. It sees
     /// this machine's files, read-only under a memory overlay; nothing that the program writes stays. /run, /tmp and /var/lib/wharf are
-    /// memory file systems, the network is loopback only, and modprobe knows the kernel's modules. Exits with the program's status, 124 if
+    /// memory file systems, empty at first, the network leads nowhere, and modprobe knows the kernel's modules. Exits with the program's status, 124 if
     /// it took too long. Needs qemu-system-x86, busybox-static and kmod, and fetches the kernel with apt the first time, into target/vm.
     #[command(after_long_help = VM_EXAMPLES)]
     Vm {

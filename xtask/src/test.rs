@@ -1,8 +1,10 @@
 //! `cargo xtask test`.
 
+use std::process::Command;
 use std::time::Instant;
 
-use crate::system::{cargo, install, is_root, missing, root, run as command};
+use crate::machine;
+use crate::system::{PROTOC, cargo, found, install, is_root, missing, root, run as command};
 
 /// A part of the whole test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -11,24 +13,39 @@ pub enum Stage {
     Lint,
     /// All tests and doctests.
     Unit,
+    /// What needs another kernel than this machine's: tests and the smoke story in a virtual machine.
+    Vm,
     /// The mini-cluster, its smoke story and kubectl.
     E2e,
 }
 
-fn run_stage(stage: Stage, whole: bool) -> Result<(), String> {
+/// Members whose dependencies run protoc when they are built.
+const WITH_PROTOC: [&str; 2] = ["wharf-store-etcd", "wharf-runtime-containerd"];
+
+/// `cargo` over the workspace without some members.
+fn over_workspace(words: &[&str], exclude: &[&str]) -> Command {
+    let mut command = cargo(words);
+    command.args(["--workspace", "--locked"]);
+    for package in exclude {
+        command.args(["--exclude", package]);
+    }
+    command
+}
+
+fn run_stage(stage: Stage, whole: bool, exclude: &[&str]) -> Result<(), String> {
     let require = if whole { "1" } else { "0" };
+    let without_e2e: Vec<&str> = exclude.iter().copied().chain(["wharf-e2e"]).collect();
     match stage {
         Stage::Lint => {
             command(&mut cargo(&["fmt", "--all", "--check"]))?;
-            command(&mut cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
-            command(cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))
+            command(over_workspace(&["clippy", "--all-targets"], exclude).args(["--", "-D", "warnings"]))?;
+            command(over_workspace(&["doc", "--no-deps"], exclude).env("RUSTDOCFLAGS", "-D warnings"))
         }
         Stage::Unit => {
-            command(
-                cargo(&["test", "--workspace", "--all-targets", "--locked", "--exclude", "wharf-e2e"]).env("WHARF_REQUIRE_SYSTEM", require),
-            )?;
-            command(&mut cargo(&["test", "--workspace", "--doc", "--locked"]))
+            command(over_workspace(&["test", "--all-targets"], &without_e2e).env("WHARF_REQUIRE_SYSTEM", require))?;
+            command(&mut over_workspace(&["test", "--doc"], exclude))
         }
+        Stage::Vm => machine::run(&without_e2e, whole),
         Stage::E2e => {
             command(&mut cargo(&["build", "--release", "--example", "mini-cluster", "--locked"]))?;
             command(
@@ -51,11 +68,15 @@ pub fn run(stages: &[Stage]) -> Result<(), String> {
             println!("omitted: not installed: {}", missing().join(", "));
         }
     }
-    let all = [Stage::Lint, Stage::Unit, Stage::E2e];
+    let exclude = if found(PROTOC) { &[][..] } else { &WITH_PROTOC[..] };
+    if !exclude.is_empty() {
+        println!("omitted: without {PROTOC} these cannot be built: {}", exclude.join(", "));
+    }
+    let all = [Stage::Lint, Stage::Unit, Stage::Vm, Stage::E2e];
     let stages = if stages.is_empty() { &all[..] } else { stages };
     for stage in stages {
         let begin = Instant::now();
-        run_stage(*stage, whole)?;
+        run_stage(*stage, whole, exclude)?;
         println!("stage {stage:?} took {} s", begin.elapsed().as_secs());
     }
     Ok(())

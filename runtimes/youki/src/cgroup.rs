@@ -10,6 +10,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use wharf_core::runtime::LinuxContainerResources;
 
+/// How often a cgroup is tried again to make whose parent was removed meanwhile.
+const MAKE_ATTEMPTS: u32 = 100;
 /// How often a cgroup that is still busy is tried again before its removal fails.
 const REMOVE_ATTEMPTS: u32 = 100;
 /// The pause between two such attempts.
@@ -63,6 +65,21 @@ impl Hierarchies {
             Self::V2(root) => vec![root.join(relative)],
             Self::V1(mounts) => mounts.iter().map(|(_, p)| p.join(relative)).collect(),
         }
+    }
+
+    /// Makes a group in every hierarchy. Blocks; succeeds if there is one.
+    pub(crate) fn make(&self, group: &str) -> io::Result<()> {
+        for directory in self.directories(group) {
+            for attempt in 0.. {
+                match fs::create_dir_all(&directory) {
+                    Ok(()) => break,
+                    // A neighbour that ended has just taken the parent along.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound && attempt < MAKE_ATTEMPTS => {}
+                    Err(e) => return Err(io::Error::new(e.kind(), format!("make the cgroup {}: {e}", directory.display()))),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Every process in a group and the groups below it.
@@ -241,6 +258,27 @@ mod tests {
         assert_eq!(hierarchies.controller("cpuacct", "/a/b"), Some("/sys/fs/cgroup/cpu/a/b".into()));
         assert_eq!(hierarchies.controller("memory", "/a"), None);
         assert!(matches!(Hierarchies::parse("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n"), Hierarchies::V2(_)));
+    }
+
+    #[test]
+    fn a_parent_that_neighbours_remove_does_not_fail_a_group() {
+        let root = tempfile::tempdir().unwrap();
+        let hierarchies = Hierarchies::V2(root.path().into());
+        let churn = |pod: &'static str| {
+            let hierarchies = &hierarchies;
+            move || {
+                for _ in 0..500 {
+                    hierarchies.make(pod).unwrap();
+                    hierarchies.remove(pod).unwrap();
+                    hierarchies.remove_if_empty("/pods");
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(churn("/pods/a"));
+            scope.spawn(churn("/pods/b"));
+        });
+        assert!(!root.path().join("pods").exists());
     }
 
     #[test]

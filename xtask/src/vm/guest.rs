@@ -68,7 +68,11 @@ fn script(kernel: &Kernel, env: &[(String, String)], folder: &Path, program: &[S
     }
     let _ =
         writeln!(text, "mkdir -p /lib/modules\nln -sfn {} /lib/modules/{}", quote(&kernel.modules.display().to_string()), kernel.release);
-    text += "busybox hostname wharf-vm\nbusybox ip link set lo up\nmkfifo /.vm/out /.vm/err\n";
+    text += "busybox hostname wharf-vm\nbusybox ip link set lo up\n";
+    // Without a default route nothing could be sent to an address that a packet filter is to translate. This one leads nowhere.
+    text += "modprobe dummy numdummies=0\nbusybox ip link add uplink type dummy\nbusybox ip link set uplink up\n";
+    text += "busybox ip addr add 192.0.2.2/24 dev uplink\nbusybox ip route add default via 192.0.2.1\n";
+    text += "mkfifo /.vm/out /.vm/err\n";
     text += "port() { for p in /sys/class/virtio-ports/*; do [ \"$(cat $p/name)\" != $1 ] || [ ! -c /dev/${p##*/} ] || echo /dev/${p##*/}; done; }\n";
     // The kernel makes them when it gets to it, and numbers their bus as it likes.
     for (variable, name) in [("to_out", OUT), ("to_err", ERR), ("to_status", STATUS)] {

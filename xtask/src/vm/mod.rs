@@ -15,6 +15,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::system::root;
+pub use guest::quote;
 use ports::Outcome;
 
 /// Programs without which there is no machine, and the Debian packages that have them.

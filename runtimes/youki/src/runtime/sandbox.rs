@@ -179,8 +179,13 @@ impl Inner {
         let fault = |e: std::io::Error| RuntimeError::transient(op, e);
         let config = sandbox.record.read().config.clone();
         {
-            let (sandbox, config) = (sandbox.clone(), config.clone());
-            blocking(op, move || write_files(&sandbox, &config)).await?.map_err(fault)?;
+            let (sandbox, config, cgroups) = (sandbox.clone(), config.clone(), self.cgroups.clone());
+            let made = move || {
+                write_files(&sandbox, &config)?;
+                // Made now, it keeps what is above it from going with the last other pod, while a container is on its way into it.
+                cgroups.make(&sandbox.record.read().cgroup_parent)
+            };
+            blocking(op, made).await?.map_err(fault)?;
         }
         let host_network = config.namespace_options.network == NamespaceMode::Node;
         let request = Request::SandboxUp {
