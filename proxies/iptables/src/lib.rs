@@ -29,7 +29,6 @@
 
 mod conntrack;
 mod proxy;
-mod restore;
 
 pub use proxy::{Builder, IptablesProxy};
 pub use wharf_netfilter::{Iptables, Variant, in_netns};

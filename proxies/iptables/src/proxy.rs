@@ -11,9 +11,9 @@ use wharf_core::proxy::{
     Applied, NetworkProxy, Observed, ObservedService, ProxyCapabilities, ProxyError, ProxyResult, ProxyState, ServicePortId,
 };
 use wharf_core::runtime::Protocol;
-use wharf_proxy_plan::{Family, Installed, Names, ObservedPlan, Plan, PlanOptions, Table, observe};
+use wharf_proxy_plan::{Family, Installed, Names, ObservedPlan, Plan, PlanOptions, Table, observe, script};
 
-use crate::{conntrack, in_netns, restore};
+use crate::{conntrack, in_netns};
 use wharf_netfilter::{Iptables, Variant};
 
 /// What an embedder may choose.
@@ -157,7 +157,7 @@ impl Inner {
             if delta.is_empty() {
                 continue;
             }
-            iptables.restore(&restore::script(&delta, installed))?;
+            iptables.restore(&script(&delta, installed))?;
             applied.written += delta.written();
             applied.removed += delta.removed();
             redirect_udp(state, observed);
@@ -168,7 +168,7 @@ impl Inner {
     fn teardown(&self) -> ProxyResult<()> {
         for (_, iptables, installed, _) in self.read_all()? {
             if !installed.is_empty() {
-                iptables.restore(&restore::script(&installed.removal(), &installed))?;
+                iptables.restore(&script(&installed.removal(), &installed))?;
             }
         }
         Ok(())

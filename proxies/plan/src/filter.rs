@@ -10,7 +10,8 @@ use crate::nat::label;
 use crate::rule::{Family, Match, Rule, Target};
 use crate::{Chains, Jump, PlanOptions, of_family};
 
-pub(crate) fn jumps(options: &PlanOptions) -> Vec<Jump> {
+/// From the built-in chains into the proxy's.
+pub fn jumps(options: &PlanOptions) -> Vec<Jump> {
     let names = &options.names;
     // Only first packets: an open connection is never cut.
     let refusals = |from| {
@@ -21,10 +22,20 @@ pub(crate) fn jumps(options: &PlanOptions) -> Vec<Jump> {
     vec![refusals("INPUT"), refusals("FORWARD"), Jump { from: "FORWARD", rule: forward }, refusals("OUTPUT")]
 }
 
-pub(crate) fn chains(state: &ProxyState, family: Family, options: &PlanOptions) -> Chains {
+/// With which destination a packet for a Service that has endpoints comes to the filter table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// With that of an endpoint: the nat table was there before.
+    Redirected,
+    /// With the Service's own.
+    AsAddressed,
+}
+
+/// The chains of the filter table.
+pub fn chains(state: &ProxyState, family: Family, options: &PlanOptions, arrival: Arrival) -> Chains {
     let mut refusals = Vec::new();
     for port in &state.services {
-        service_port(port, family, &mut refusals);
+        service_port(port, family, arrival, &mut refusals);
     }
     // An answer that conntrack does not know would leave with the pod's own address, and the client would reset.
     let mut forward: Vec<_> = state
@@ -50,7 +61,7 @@ fn verdict(port: &ServicePort, policy: TrafficPolicy, family: Family) -> Option<
     }
 }
 
-fn service_port(port: &ServicePort, family: Family, rules: &mut Vec<Rule>) {
+fn service_port(port: &ServicePort, family: Family, arrival: Arrival, rules: &mut Vec<Rule>) {
     let label = label(&port.id());
     let to = |address: IpAddr, target: &Target, why: &str| {
         let comment = Match::Comment(format!("{label} {why}"));
@@ -62,7 +73,8 @@ fn service_port(port: &ServicePort, family: Family, rules: &mut Vec<Rule>) {
     // Before the refusals: who is not allowed learns nothing about endpoints.
     if !port.load_balancer_source_ranges.is_empty() {
         rules.extend(of_family(&port.load_balancer_ips, family).flat_map(|ip| {
-            let refused = verdict(port, port.external_traffic_policy, family);
+            let passed = (arrival == Arrival::AsAddressed).then_some((Target::Return, "source allowed"));
+            let refused = verdict(port, port.external_traffic_policy, family).or(passed);
             let allowed = port.load_balancer_source_ranges.iter().filter(move |r| family.is_of(r.network()));
             let mut out: Vec<_> = refused
                 .into_iter()

@@ -30,6 +30,7 @@ mod names;
 mod nat;
 mod observe;
 mod rule;
+mod script;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -41,6 +42,14 @@ pub use delta::{Delta, Installed, TableDelta};
 pub use names::{MAX_PREFIX, Names};
 pub use observe::{ObservedPlan, observe};
 pub use rule::{Family, Match, Rule, Table, Target};
+pub use script::script;
+
+/// What a proxy builds its own plan of, if something other than the nat table spreads its connections.
+pub mod parts {
+    pub use crate::filter::{Arrival, chains as filter_chains, jumps as filter_jumps};
+    pub use crate::nat::{generation, jumps as nat_jumps, off_cluster, postrouting};
+}
+use filter::Arrival;
 
 /// The packet mark for "masquerade this" unless configured otherwise; the one that kube-proxy uses.
 pub const DEFAULT_MARK: u32 = 0x4000;
@@ -91,10 +100,23 @@ pub struct Plan {
 impl Plan {
     /// The plan for a state. Addresses of another family are left out.
     pub fn new(state: &ProxyState, family: Family, options: &PlanOptions) -> Self {
-        let tables =
-            BTreeMap::from([(Table::Nat, nat::chains(state, family, options)), (Table::Filter, filter::chains(state, family, options))]);
+        let tables = BTreeMap::from([
+            (Table::Nat, nat::chains(state, family, options)),
+            (Table::Filter, filter::chains(state, family, options, Arrival::Redirected)),
+        ]);
         let jumps = BTreeMap::from([(Table::Nat, nat::jumps(options)), (Table::Filter, filter::jumps(options))]);
         Self { family, generation: state.generation, tables, jumps, names: options.names.clone() }
+    }
+
+    /// A plan of chains that were made elsewhere, with names of `names`.
+    pub fn from_parts(
+        family: Family,
+        generation: u64,
+        tables: BTreeMap<Table, Chains>,
+        jumps: BTreeMap<Table, Vec<Jump>>,
+        names: Names,
+    ) -> Self {
+        Self { family, generation, tables, jumps, names }
     }
 
     /// What has to be done to get from what is installed to this plan.

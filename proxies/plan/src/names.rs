@@ -35,6 +35,11 @@ impl Names {
         fits.then(|| Self { prefix: prefix.into() })
     }
 
+    /// What they start with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// Whether a chain is one of these names.
     pub fn owns(&self, chain: &str) -> bool {
         let Some(kind) = chain.strip_prefix(self.prefix.as_str()).and_then(|rest| rest.strip_prefix('-')) else { return false };

@@ -18,7 +18,8 @@ pub(crate) const GENERATION: &str = "generation ";
 /// What follows the label in the comment of a cluster address' rule.
 pub(crate) const CLUSTER_IP: &str = "cluster IP";
 
-pub(crate) fn jumps(options: &PlanOptions) -> Vec<Jump> {
+/// From the built-in chains into the proxy's.
+pub fn jumps(options: &PlanOptions) -> Vec<Jump> {
     let names = &options.names;
     let jump = |from, text: &str, to| Jump { from, rule: Rule::new([Match::Comment(text.into())], Target::Chain(to)) };
     vec![
@@ -32,16 +33,8 @@ pub(crate) fn chains(state: &ProxyState, family: Family, options: &PlanOptions) 
     let names = &options.names;
     let mut chains = Chains::new();
     chains.insert(names.mark_masq(), vec![Rule::new([], Target::SetMark(options.mark))]);
-    chains.insert(
-        names.postrouting(),
-        vec![
-            Rule::new([Match::NotMark(options.mark)], Target::Return),
-            // A packet may pass here again after it was encapsulated: then it needs no second masquerading.
-            Rule::new([], Target::FlipMark(options.mark)),
-            Rule::new([], Target::Masquerade),
-        ],
-    );
-    chains.insert(names.generation(), vec![Rule::new([Match::Comment(format!("{GENERATION}{}", state.generation))], Target::Return)]);
+    chains.insert(names.postrouting(), postrouting(options));
+    chains.insert(names.generation(), vec![generation(state.generation)]);
     chains.insert(names.off_cluster(), off_cluster(state, family, options));
 
     let (mut services, mut node_ports) = (Vec::new(), Vec::new());
@@ -54,8 +47,23 @@ pub(crate) fn chains(state: &ProxyState, family: Family, options: &PlanOptions) 
     chains
 }
 
+/// Masquerades what is marked.
+pub fn postrouting(options: &PlanOptions) -> Vec<Rule> {
+    vec![
+        Rule::new([Match::NotMark(options.mark)], Target::Return),
+        // A packet may pass here again after it was encapsulated: then it needs no second masquerading.
+        Rule::new([], Target::FlipMark(options.mark)),
+        Rule::new([], Target::Masquerade),
+    ]
+}
+
+/// Keeps the generation.
+pub fn generation(generation: u64) -> Rule {
+    Rule::new([Match::Comment(format!("{GENERATION}{generation}"))], Target::Return)
+}
+
 /// Traffic to a cluster address that no pod sent: the answer finds back only if this node is its source.
-fn off_cluster(state: &ProxyState, family: Family, options: &PlanOptions) -> Vec<Rule> {
+pub fn off_cluster(state: &ProxyState, family: Family, options: &PlanOptions) -> Vec<Rule> {
     let masquerade = Rule::new([], Target::Chain(options.names.mark_masq()));
     if options.masquerade_all {
         return vec![masquerade];

@@ -21,7 +21,7 @@ impl Family {
         address.is_ipv4() == (self == Self::V4)
     }
     /// The machine talking to itself.
-    pub(crate) fn loopback(self) -> IpNet {
+    pub fn loopback(self) -> IpNet {
         match self {
             Self::V4 => IpNet::V4(ipnet::Ipv4Net::new_assert([127, 0, 0, 0].into(), 8)),
             Self::V6 => IpNet::from(IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)),
@@ -82,6 +82,8 @@ pub enum Match {
     Recent(String, u32),
     /// Notes its source under this name; always true.
     Note(String),
+    /// An address, port or both of it are in this ipset. The second part says which, as in `dst,dst`.
+    Set(String, &'static str),
     /// Always true; says what the rule is for.
     Comment(String),
 }
@@ -154,6 +156,7 @@ impl fmt::Display for Match {
                 write!(f, "-m recent --rcheck --seconds {seconds} --reap --name {name} --mask 255.255.255.255 --rsource")
             }
             Self::Note(name) => write!(f, "-m recent --set --name {name} --mask 255.255.255.255 --rsource"),
+            Self::Set(set, which) => write!(f, "-m set --match-set {set} {which}"),
             Self::Comment(text) => write!(f, "-m comment --comment \"{}\"", comment(text)),
         }
     }

@@ -1,15 +1,15 @@
-//! A delta as input for iptables-restore.
+//! A delta as input for iptables-restore: text, no more.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use wharf_proxy_plan::{Delta, Installed, Rule, Table, TableDelta};
+use crate::{Delta, Installed, Rule, Table, TableDelta};
 
 /// The text that carries out a delta.
 ///
 /// iptables-restore commits table by table. Refusals in `filter` never hurt traffic that `nat` redirects, so that old and new
 /// ones stand together while `nat` changes: a packet is served as before or as after, or refused as before or as after.
-pub(crate) fn script(delta: &Delta, installed: &Installed) -> String {
+pub fn script(delta: &Delta, installed: &Installed) -> String {
     let mut out = String::new();
     let filter = delta.tables.get(&Table::Filter).filter(|work| !work.is_empty());
     if let Some(work) = filter {
@@ -85,8 +85,8 @@ fn with_old(work: &TableDelta, installed: &Installed) -> Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Family, Plan, PlanOptions};
     use wharf_core::proxy::{Endpoint, ProxyState, ServicePort};
-    use wharf_proxy_plan::{Family, Plan, PlanOptions};
 
     fn plan(generation: u64, endpoints: Vec<Endpoint>) -> Plan {
         let web = ServicePort {
