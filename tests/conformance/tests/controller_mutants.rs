@@ -144,7 +144,8 @@ impl Sets {
             match self.fault {
                 Fault::FailsOnUnknown => return Err(ReconcileError::Retry("it is not there".into())),
                 Fault::MakesForTheGone => {
-                    let metadata = ObjectMeta { namespace: Some(key.namespace.to_string()), name: Some("gone".into()), ..ObjectMeta::default() };
+                    let metadata =
+                        ObjectMeta { namespace: Some(key.namespace.to_string()), name: Some("gone".into()), ..ObjectMeta::default() };
                     ctx.api.create(&Secret { metadata, ..Secret::default() }).await?;
                 }
                 _ => {}
@@ -283,8 +284,10 @@ impl ControllerHarness for Mutants {
     fn scenarios(&self) -> Vec<Scenario> {
         let (sets, secrets) = (resource_of::<ConfigMap>(), resource_of::<Secret>());
         let set = ObjectRef::new("kit", "set");
-        let count = |n: usize| Change::Merge(resource_of::<ConfigMap>(), ObjectRef::new("kit", "set"), json!({"data": {"count": n.to_string()}}));
-        let stranger = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "other", "uid": "uid-of:ConfigMap/other", "controller": true}]);
+        let count =
+            |n: usize| Change::Merge(resource_of::<ConfigMap>(), ObjectRef::new("kit", "set"), json!({"data": {"count": n.to_string()}}));
+        let stranger =
+            json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "other", "uid": "uid-of:ConfigMap/other", "controller": true}]);
         vec![Scenario {
             name: "a set grows and shrinks",
             resources: vec![resource_of::<Namespace>(), sets.clone(), secrets.clone()],

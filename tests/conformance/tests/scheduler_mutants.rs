@@ -189,7 +189,10 @@ impl Mutant {
             }
             Fault::IgnoresFields => {
                 let terms = v.pointer_mut(NODE_TERMS).and_then(Value::as_array_mut);
-                terms.into_iter().flatten().for_each(|t| *t = json!({"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "Exists"}]}));
+                terms
+                    .into_iter()
+                    .flatten()
+                    .for_each(|t| *t = json!({"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "Exists"}]}));
             }
             Fault::OnlyFirstTerm => {
                 if let Some(terms) = v.pointer_mut(NODE_TERMS).and_then(Value::as_array_mut) {

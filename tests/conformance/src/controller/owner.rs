@@ -52,7 +52,8 @@ pub(super) async fn deletion_is_respected(harness: &dyn ControllerHarness) -> Ca
         let made: Vec<_> = world.api.created().into_iter().map(|(_, key, _)| key.to_string()).collect();
         ensure!(made.is_empty(), "{}: made for an object that is being deleted: {made:?}", scenario.name);
         let held = world.get(&resource, &object).await?;
-        let kept = held.is_some_and(|o| o["metadata"]["finalizers"].as_array().is_some_and(|f| f.contains(&json!("conformance.example.com/hold"))));
+        let kept = held
+            .is_some_and(|o| o["metadata"]["finalizers"].as_array().is_some_and(|f| f.contains(&json!("conformance.example.com/hold"))));
         ensure!(kept, "{}: a finalizer of somebody else was removed", scenario.name);
     }
     Ok(())

@@ -148,7 +148,9 @@ impl World {
         let objects = self.objects().await?;
         match (self.scenario.settled)(&objects) {
             Ok(()) => Ok(objects),
-            Err(missing) => fail(format!("{}, {when}: it did not end well: {missing}; objects: {:?}", self.scenario.name, objects.counts())),
+            Err(missing) => {
+                fail(format!("{}, {when}: it did not end well: {missing}; objects: {:?}", self.scenario.name, objects.counts()))
+            }
         }
     }
 }

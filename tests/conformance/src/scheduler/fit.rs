@@ -95,9 +95,8 @@ pub(super) async fn sidecars(harness: &dyn SchedulerHarness) -> CaseResult {
 
 /// A pod's overhead counts on top.
 pub(super) async fn overhead(harness: &dyn SchedulerHarness) -> CaseResult {
-    let with = |cpu: &str| {
-        pod(json!({"overhead": {"cpu": cpu}, "containers": [{"name": "c", "resources": {"requests": {"cpu": "1500m"}}}]}))
-    };
+    let with =
+        |cpu: &str| pod(json!({"overhead": {"cpu": cpu}, "containers": [{"name": "c", "resources": {"requests": {"cpu": "1500m"}}}]}));
     let (rig, now) = (base(harness), cluster(&[node("a")], &[])?);
     rig.goes("together two cores", &now, &with("500m"), &["a"])?;
     rig.goes("together more", &now, &with("600m"), &[])

@@ -31,11 +31,7 @@ fn fits(asked: &Resources, has: &Resources, used: &Resources) -> bool {
 }
 
 /// Plays one sequence; `check` is asked about every decision.
-fn play(
-    harness: &dyn SchedulerHarness,
-    seed: u64,
-    check: impl Fn(&Snapshot, &Resources, Option<&str>) -> CaseResult,
-) -> CaseResult {
+fn play(harness: &dyn SchedulerHarness, seed: u64, check: impl Fn(&Snapshot, &Resources, Option<&str>) -> CaseResult) -> CaseResult {
     let mut numbers = Numbers(seed);
     let nodes: Vec<_> = (0..NODES)
         .map(|i| {
