@@ -16,7 +16,8 @@ use super::oci_image::OciImage;
 
 /// The namespace in which CRI looks for images.
 const NAMESPACE: &str = "k8s.io";
-const PAUSE_IMAGE: &str = "wharf.local/pause:v1";
+/// The image that is always there: its program does nothing until it is ended, which takes SIGKILL.
+pub const PAUSE_IMAGE: &str = "wharf.local/pause:v1";
 const PAUSE: &str = "#include <unistd.h>\nint main(void) { for (;;) pause(); }\n";
 /// The last of what containerd says when its CRI service begins to answer.
 const READY: &str = "Start streaming server";
@@ -185,6 +186,7 @@ stream_server_address = "127.0.0.1"
 stream_server_port = "0"
 stats_collect_period = 1
 netns_mounts_under_state_dir = true
+restrict_oom_score_adj = true
 [{cri}.cni]
 bin_dir = "{cni_bin_dir}"
 conf_dir = "{directory}/cni"

@@ -51,6 +51,8 @@ impl OciImage {
     pub fn write_archive(&self, path: &Path) -> io::Result<()> {
         let mut layer = tar::Builder::new(Vec::new());
         layer.follow_symlinks(true);
+        // containerd does not unpack files with holes.
+        layer.sparse(false);
         for (name, file) in &self.files {
             layer.append_path_with_name(file, name)?;
         }
