@@ -20,8 +20,8 @@ const IMAGE: &str = "wharf.local/demo:v1";
 const DEMO: &str = "demo-mode";
 /// Marks a run as an agent that starts a pod and dies.
 const AGENT: &str = "agent-mode";
-/// Far beyond what anything here takes; a wait that reaches it has hung.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Far beyond what anything here takes, also on an emulated processor; a wait that reaches it has hung.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 fn main() {
     wharf_runtime_youki::shim_main();
