@@ -159,7 +159,8 @@ impl Sets {
             }
             for (entry, comment) in entries {
                 if there.and_then(|t| t.get(entry)) != Some(comment) {
-                    let _ = writeln!(out, "add {name} {entry} comment \"{comment}\"");
+                    let said = if comment.is_empty() { String::new() } else { format!(" comment \"{comment}\"") };
+                    let _ = writeln!(out, "add {name} {entry}{said}");
                     count += 1;
                 }
             }
@@ -265,8 +266,7 @@ mod tests {
             wanted.put_hairpin(&key(at));
             wanted.put_address(key(at).address.ip());
             let (text, _) = Sets::default().additions(&wanted, "W", family);
-            let printed = text.replace(" comment \"\"", "");
-            let back = Sets::parse(&format!("create OTHER hash:ip\nadd OTHER 10.0.0.1\n{printed}"), "W", family);
+            let back = Sets::parse(&format!("create OTHER hash:ip\nadd OTHER 10.0.0.1\n{text}"), "W", family);
             assert_eq!(back, wanted);
             assert_eq!(back.additions(&wanted, "W", family).1 + back.removals(&wanted, "W", family).1, 0);
             assert_eq!(back.cluster()[0].1.to_string(), "a/web:http");
