@@ -224,8 +224,7 @@ mod tests {
         assert!(choose(&options(&["--proxy", "iptables"]), true, false).unwrap_err().contains("install"));
         assert!(choose(&options(&["--proxy", "ipvs"]), true, false).unwrap_err().contains("install"));
         assert!(choose(&options(&["--runtime", "hollow", "--nodes", "0"]), true, true).unwrap_err().contains("at least 1"));
-        for asked in [["--store", "etcd"], ["--runtime", "containerd"]] {
-            let built = if asked[1] == "etcd" { cfg!(feature = "etcd") } else { cfg!(feature = "containerd") };
+        for (asked, built) in [(["--store", "etcd"], cfg!(feature = "etcd")), (["--runtime", "containerd"], cfg!(feature = "containerd"))] {
             let chosen = choose(&options(&asked), true, true);
             assert_eq!(chosen.is_ok(), built, "{asked:?}");
             assert!(built || chosen.unwrap_err().contains("--features"));

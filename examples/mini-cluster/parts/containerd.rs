@@ -15,9 +15,12 @@ use crate::Outcome;
 /// containerd's namespace for what comes through CRI.
 const NAMESPACE: &str = "k8s.io";
 
+/// Whose the pods are: those of a mini-cluster that was killed are taken over by the next.
+const OWNER: &str = "mini-cluster";
+
 /// Reaches the runtime, or says why not.
 pub async fn connect(endpoint: &str) -> Outcome<SharedRuntime> {
-    Ok(Arc::new(ContainerdRuntime::connect(endpoint, ContainerdOptions::default(), SystemClock::shared()).await?))
+    Ok(Arc::new(ContainerdRuntime::connect(endpoint, ContainerdOptions::new(OWNER), SystemClock::shared()).await?))
 }
 
 /// Gives it the images of an OCI layout. CRI can only pull, so this takes containerd's own program.
