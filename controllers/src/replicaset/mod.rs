@@ -199,11 +199,8 @@ impl ReplicaSetController {
         let events = ctx.events.named("replicaset-controller");
         let answers = join_all(pods.iter().map(|pod| async move {
             let params = DeleteParams { uid: pod.metadata.uid.clone(), ..DeleteParams::default() };
-            match ctx.api.delete::<Pod>(&ref_of(&**pod), params).await {
-                // Another pod has its name by now: this one is gone.
-                Err(error) if error.is_conflict() => Ok(pod),
-                other => other.map(|()| pod),
-            }
+            // A conflict is no proof that it is gone: the next look at the cache tells.
+            ctx.api.delete::<Pod>(&ref_of(&**pod), params).await.map(|()| pod)
         }))
         .await;
         let mut failed = None;
