@@ -209,6 +209,11 @@ impl<'a> Play<'a> {
         Ok(true)
     }
 
+    /// Forgets failures.
+    pub(super) fn forgive(&mut self) {
+        self.failures.clear();
+    }
+
     /// Runs until nothing is left to do. False if the call that hangs was reached.
     pub(super) async fn settle(&mut self) -> CaseResult<bool> {
         let (mut quiet, mut writes) = (0, self.world.api.writes());
