@@ -108,7 +108,9 @@ impl EtcdFault {
     pub(crate) fn of(endpoint: &str, error: &etcd_client::Error) -> Self {
         let endpoint = endpoint.to_owned();
         match error {
-            etcd_client::Error::GRpcStatus(status) if has_source::<ConnectError>(status) => Self::Unreachable { endpoint, cause: chain(status) },
+            etcd_client::Error::GRpcStatus(status) if has_source::<ConnectError>(status) => {
+                Self::Unreachable { endpoint, cause: chain(status) }
+            }
             etcd_client::Error::GRpcStatus(status) if came_from_etcd(status) => {
                 Self::Refused { endpoint, code: status.code(), message: status.message().to_owned() }
             }
@@ -142,9 +144,9 @@ impl EtcdFault {
     pub(crate) fn retry(&self) -> Retry {
         match self {
             Self::Unreachable { .. } | Self::Silent { .. } | Self::Lost { .. } | Self::Malformed { .. } => Retry::Transient,
-            Self::Refused { code: Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Aborted | Code::Unknown, .. } => {
-                Retry::Transient
-            }
+            Self::Refused {
+                code: Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Aborted | Code::Unknown, ..
+            } => Retry::Transient,
             Self::Refused { code: Code::ResourceExhausted, message, .. } if !message.starts_with(TOO_LARGE_FOR_GRPC) => Retry::Transient,
             Self::Refused { .. } | Self::WentBack { .. } | Self::OtherCluster { .. } => Retry::Permanent,
         }
@@ -200,13 +202,15 @@ fn has_source<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
 /// An error and its causes, each once.
 fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = match error.downcast_ref::<Status>() {
+        Some(status) if status.message() == "transport error" => String::new(),
         Some(status) => status.message().to_owned(),
         None => error.to_string(),
     };
     let mut source = error.source();
     while let Some(error) = source {
         let cause = error.to_string();
-        if !text.ends_with(&cause) {
+        // The transport repeats itself.
+        if cause != "transport error" && !text.contains(&cause) {
             text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
         }
         source = error.source();
@@ -225,7 +229,9 @@ mod tests {
     #[test]
     fn a_commit_whose_effect_is_not_known_says_so() {
         let silent = EtcdFault::Silent { endpoint: String::new(), within: Duration::from_secs(1) };
-        for fault in [silent, refused(Code::Unavailable, "etcdserver: request timed out"), refused(Code::Unavailable, "etcdserver: leader changed")] {
+        for fault in
+            [silent, refused(Code::Unavailable, "etcdserver: request timed out"), refused(Code::Unavailable, "etcdserver: leader changed")]
+        {
             assert!(matches!(fault.failed_commit(), StoreError::OutcomeUnknown { .. }));
         }
     }

@@ -88,8 +88,10 @@ impl Keys {
             Some(like) if **like == *part => like.clone(),
             _ => Arc::from(part),
         };
-        let resource =
-            ResourceId { group: shared(group, like.map(|k| &k.resource.group)), resource: shared(resource, like.map(|k| &k.resource.resource)) };
+        let resource = ResourceId {
+            group: shared(group, like.map(|k| &k.resource.group)),
+            resource: shared(resource, like.map(|k| &k.resource.resource)),
+        };
         Some(Key { resource, namespace: shared(namespace, like.map(|k| &k.namespace)), name: Arc::from(name) })
     }
 }
@@ -157,7 +159,9 @@ mod tests {
     #[test]
     fn a_range_has_what_its_scope_has() {
         let pods = ResourceId::new("a", "pods");
-        for scope in [Scope::All, Scope::Resource(pods.clone()), Scope::Namespace(pods.clone(), "a".into()), Scope::Namespace(pods, "".into())] {
+        for scope in
+            [Scope::All, Scope::Resource(pods.clone()), Scope::Namespace(pods.clone(), "a".into()), Scope::Namespace(pods, "".into())]
+        {
             let range = keys().range(&scope);
             for key in all() {
                 assert_eq!(range.contains(&keys().encode(&key)), scope.contains(&key), "{key:?} in {scope:?}");
@@ -173,7 +177,9 @@ mod tests {
 
     #[test]
     fn what_is_not_ours_is_no_key() {
-        for raw in ["/registry/pods", "/registry!a!b!c", "/registry!a!b!c!d!e", "/registry!a!b!c!d e", "/registry!a!b!c!\"", "/registry!a!b!c!\"x"] {
+        for raw in
+            ["/registry/pods", "/registry!a!b!c", "/registry!a!b!c!d!e", "/registry!a!b!c!d e", "/registry!a!b!c!\"", "/registry!a!b!c!\"x"]
+        {
             assert_eq!(keys().decode(raw.as_bytes(), None), None, "{raw}");
         }
         assert_eq!(keys().decode(b"/registry!a!b!c!\xff", None), None);

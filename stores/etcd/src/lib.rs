@@ -1,6 +1,7 @@
 //! An [`ObjectStore`] over etcd v3: 3.4, 3.5 and later.
 //!
-//! Building it needs `protoc`, because its client compiles etcd's protocol files.
+//! Building it needs `protoc` and the files of `google/protobuf`, because its client compiles etcd's protocol: Debian's
+//! `protobuf-compiler` and `libprotobuf-dev`. `PROTOC_INCLUDE` names them elsewhere.
 //!
 //! A [`Revision`] is etcd's own: a record's `modified` is its `mod_revision`. Transactions, lists in the past, watches and
 //! compaction are etcd's. What the store adds:
@@ -83,6 +84,15 @@ pub(crate) struct Shared {
 impl EtcdStore {
     /// Connects, and reads once to see that etcd answers, has a leader and lets us in. One endpoint that answers is enough;
     /// the others are tried again when they are needed. Call it inside a tokio runtime.
+    ///
+    /// ```no_run
+    /// use wharf_core::clock::SystemClock;
+    /// use wharf_store_etcd::{EtcdOptions, EtcdStore};
+    /// # async fn f() -> Result<(), wharf_store_etcd::EtcdConnectError> {
+    /// let options = EtcdOptions { prefix: "/my-cluster".into(), ..EtcdOptions::new(["http://127.0.0.1:2379"]) };
+    /// let store = EtcdStore::connect(options, SystemClock::shared()).await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`EtcdConnectError`], within about [`EtcdOptions::connect_timeout`].

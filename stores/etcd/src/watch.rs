@@ -13,7 +13,7 @@ use crate::Shared;
 use crate::endpoints::Opened;
 use crate::fault::EtcdFault;
 use crate::feed::{Feed, Full, feed};
-use crate::record::{self, Told, told};
+use crate::record::{self, Forgotten};
 
 /// How long etcd is given to tell what there is before it is asked for progress.
 const PROGRESS_AFTER: Duration = Duration::from_millis(20);
@@ -100,27 +100,30 @@ struct Watch {
 impl Watch {
     async fn run(&mut self, mut opened: Opened) {
         loop {
-            let over = match self.follow(&mut opened).await {
-                Stop::Over(error) => Some(error),
-                Stop::Lost(fault) if fault.retry() == Retry::Permanent => Some(fault.failed("watch")),
-                Stop::Lost(fault) => {
-                    tracing::info!("taking a watch up again after {}: {fault}", self.position);
-                    None
-                }
-                Stop::Full => None,
-            };
-            if let Some(error) = over {
-                return self.feed.fail(error);
-            }
-            // Ends etcd's side before the wait.
+            let stop = self.follow(&mut opened).await;
+            // Ends etcd's side before any wait.
             drop(opened);
             self.held = None;
-            self.feed.drained().await;
+            match stop {
+                Stop::Over(error) => return self.feed.fail(error),
+                Stop::Lost(fault) if fault.retry() == Retry::Permanent => return self.feed.fail(fault.failed("watch")),
+                Stop::Lost(fault) => {
+                    tracing::info!("taking a watch up again after {}: {fault}", self.position);
+                    self.pause().await;
+                }
+                Stop::Full => self.feed.drained().await,
+            }
             opened = match self.reopen().await {
                 Ok(opened) => opened,
                 Err(fault) => return self.feed.fail(fault.failed("watch")),
             };
         }
+    }
+
+    /// Waits, longer each time until etcd tells something.
+    async fn pause(&mut self) {
+        self.shared.clock.sleep(self.delay).await;
+        self.delay = (self.delay * 2).min(RECONNECT_MOST);
     }
 
     async fn reopen(&mut self) -> Result<Opened, EtcdFault> {
@@ -134,8 +137,7 @@ impl Watch {
                 }
                 Err(fault) => tracing::warn!("a watch cannot be taken up again, trying on: {fault}"),
             }
-            clock.sleep(self.delay).await;
-            self.delay = (self.delay * 2).min(RECONNECT_MOST);
+            self.pause().await;
         }
     }
 
@@ -191,11 +193,11 @@ impl Watch {
                 self.hand_on()?;
             }
             let (_, changes) = self.held.get_or_insert_with(|| (revision, Vec::new()));
-            match told(&self.shared.keys, event, changes.last().map(Change::key)) {
-                Told::Change(change) if self.scope.contains(change.key()) => changes.push(change),
-                Told::Change(_) | Told::Foreign => {}
+            match record::change(&self.shared.keys, event, changes.last().map(Change::key)) {
+                Ok(Some(change)) if self.scope.contains(change.key()) => changes.push(change),
+                Ok(_) => {}
                 // Read as of the revision before, which therefore is compacted: history is gone at least up to here.
-                Told::Forgotten => return Err(Stop::Over(StoreError::Expired { compacted: revision })),
+                Err(Forgotten) => return Err(Stop::Over(StoreError::Expired { compacted: revision })),
             }
         }
         if response.fragment { Ok(()) } else { self.hand_on() }

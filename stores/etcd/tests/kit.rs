@@ -73,7 +73,7 @@ impl StoreHarness for Stock {
         Some(std::sync::Arc::new(Forgetful { store: connect(options).await, commits: commits as u64 }))
     }
     async fn disconnect(&self, _store: &SharedStore) -> bool {
-        self.running.lock().await.as_ref().unwrap().1.cut();
+        self.running.lock().await.as_ref().unwrap().1.cut(None);
         true
     }
     async fn restart(&self, store: SharedStore) -> Option<SharedStore> {

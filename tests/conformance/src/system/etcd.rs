@@ -28,6 +28,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(10);
 const ATTEMPTS: usize = 5;
 /// Below the ports that connections are given, or one that tries to reach a stopped etcd may take its place.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
+/// Where its data goes if there is room: in memory, so that thousands of commits need not wait for a disk.
+const MEMORY: &str = "/dev/shm";
 /// What of its log is shown when it fails.
 const LOG_SHOWN: usize = 2_000;
 
@@ -70,6 +72,8 @@ pub enum EtcdError {
 
 /// An etcd with its own data, on a free port of loopback, without TLS. Ends when dropped, and its data with it.
 ///
+/// The data is in memory where the machine has `/dev/shm`: it survives [`Etcd::kill`], not the machine.
+///
 /// ```no_run
 /// # async fn f() {
 /// use wharf_conformance::system::etcd::Etcd;
@@ -105,8 +109,9 @@ impl Etcd {
         let program = std::env::var(ETCD_PROGRAM).unwrap_or_else(|_| "etcd".into());
         let progress = progress_flag(&program)?;
         let mut attempt = 1;
+        let mut in_memory = true;
         loop {
-            let folder = tempfile::Builder::new().prefix("wharf-etcd-").tempdir().map_err(io("making a folder"))?;
+            let folder = folder(in_memory)?;
             let port = free_port()?;
             let mut all = vec![format!("--max-request-bytes={MAX_REQUEST_BYTES}"), format!("{progress}={PROGRESS}")];
             all.extend(arguments.iter().map(|a| (*a).to_owned()));
@@ -114,6 +119,8 @@ impl Etcd {
             match etcd.start_again().await {
                 Ok(()) => return Ok(etcd),
                 Err(EtcdError::Ended { log, .. }) if log.contains("address already in use") && attempt < ATTEMPTS => attempt += 1,
+                // A container's is often small.
+                Err(EtcdError::Ended { log, .. }) if log.contains("no space left") && in_memory => in_memory = false,
                 Err(error) => return Err(error),
             }
         }
@@ -216,6 +223,15 @@ impl Drop for Etcd {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn folder(in_memory: bool) -> Result<TempDir, EtcdError> {
+    let mut folder = tempfile::Builder::new();
+    folder.prefix("wharf-etcd-");
+    if in_memory && let Ok(folder) = folder.tempdir_in(MEMORY) {
+        return Ok(folder);
+    }
+    folder.tempdir().map_err(io("making a folder"))
 }
 
 fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> EtcdError {
