@@ -26,7 +26,9 @@ async fn story() -> Result<String, Box<dyn std::error::Error>> {
     let processes = Arc::new(ProcessRuntime::new(SystemClock::shared()));
     // Pods without a class go to the runtime that the node is made with. It could be youki's: see docs/writing-a-runtime.md.
     let node = NodeSpec::new("worker", Arc::new(HollowRuntime::new()), home.path().join("root"), home.path().join("logs"));
-    let cluster = Cluster::builder().node(node.runtime_handler("process", processes)).start().await?;
+    // Pods are given the API's certificate, which there is once it is served on an address.
+    let builder = Cluster::builder().listen("127.0.0.1:0".parse()?);
+    let cluster = builder.node(node.runtime_handler("process", processes)).start().await?;
 
     let classes: Api<RuntimeClass> = Api::all(cluster.client());
     let class = json!({"metadata": {"name": "process"}, "handler": "process"});
