@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::system::cargo;
+use crate::test::example_features;
 use crate::vm::{Machine, quote, unavailable};
 
 /// A program to run in the machine.
@@ -21,7 +22,7 @@ const PROGRAMS: [Program; 4] = [
     Program::Test("wharf-proxy-ipvs", "*"),
     Program::Test("wharf-runtime-youki", "containers"),
     Program::Test("wharf-conformance", "youki"),
-    Program::Example("mini-cluster", &["--smoke"]),
+    Program::Example("mini-cluster", &["--smoke", "--proxy", "ipvs"]),
 ];
 
 /// What the programs find in their environment: nothing may be left out there.
@@ -109,6 +110,7 @@ fn build(exclude: &[&str]) -> Result<Vec<Line>, String> {
     }
     let mut built: Vec<Built> = json(&mut tests)?.iter().filter_map(executable).collect();
     let mut examples = cargo(&["build", "--release", "--message-format=json-render-diagnostics", "--locked"]);
+    examples.args(example_features());
     for program in PROGRAMS {
         if let Program::Example(name, _) = program {
             examples.args(["--example", name]);

@@ -8,6 +8,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("iptables", "iptables"),
     ("kubectl", "kubernetes-client"),
     (PROTOC, "protobuf-compiler"),
+    ("/usr/include/google/protobuf/descriptor.proto", "libprotobuf-dev"),
     ("etcd", "etcd-server"),
     ("etcdctl", "etcd-client"),
     ("containerd", "containerd"),

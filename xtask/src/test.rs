@@ -22,6 +22,11 @@ pub enum Stage {
 /// Members whose dependencies run protoc when they are built.
 const WITH_PROTOC: [&str; 2] = ["wharf-store-etcd", "wharf-runtime-containerd"];
 
+/// What mini-cluster is built with to be tested: all that can be built here.
+pub fn example_features() -> &'static [&'static str] {
+    if found(PROTOC) { &["--features", "etcd,containerd"] } else { &[] }
+}
+
 /// `cargo` over the workspace without some members.
 fn over_workspace(words: &[&str], exclude: &[&str]) -> Command {
     let mut command = cargo(words);
@@ -39,6 +44,9 @@ fn run_stage(stage: Stage, whole: bool, exclude: &[&str]) -> Result<(), String> 
         Stage::Lint => {
             command(&mut cargo(&["fmt", "--all", "--check"]))?;
             command(over_workspace(&["clippy", "--all-targets"], exclude).args(["--", "-D", "warnings"]))?;
+            // The workspace is checked with default features; the rest of them is the facade's.
+            let facade = ["clippy", "--package", "wharf", "--all-targets", "--locked"];
+            command(cargo(&facade).args(example_features()).args(["--", "-D", "warnings"]))?;
             command(over_workspace(&["doc", "--no-deps"], exclude).env("RUSTDOCFLAGS", "-D warnings"))
         }
         Stage::Unit => {
@@ -47,7 +55,7 @@ fn run_stage(stage: Stage, whole: bool, exclude: &[&str]) -> Result<(), String> 
         }
         Stage::Vm => machine::run(&without_e2e, whole),
         Stage::E2e => {
-            command(&mut cargo(&["build", "--release", "--example", "mini-cluster", "--locked"]))?;
+            command(cargo(&["build", "--release", "--example", "mini-cluster", "--locked"]).args(example_features()))?;
             command(
                 cargo(&["test", "--package", "wharf-e2e", "--locked", "--", "--test-threads=1", "--nocapture"])
                     .env("WHARF_REQUIRE_SYSTEM", require)

@@ -97,7 +97,7 @@ impl Machine {
             command.arg(argument);
         }
         let limit = Instant::now() + self.timeout;
-        let mut child = command.spawn().map_err(|e| format!("cannot run qemu-system-x86_64: {e}; install qemu-system-x86"))?;
+        let mut child = command.spawn().map_err(|e| format!("cannot run qemu by setpriv: {e}; install qemu-system-x86 and util-linux"))?;
         let outcome = ports.relay(&mut child, limit, watch);
         let status = child.wait().map_err(|e| format!("cannot wait for qemu: {e}"))?;
         match outcome {
@@ -115,8 +115,10 @@ impl Machine {
     }
 
     fn qemu(&self, kernel: &Path, initrd: &Path, console: &Path) -> Command {
-        let mut command = Command::new("qemu-system-x86_64");
+        // It must not outlive us, however we end.
+        let mut command = Command::new("setpriv");
         command
+            .args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"])
             .args(["-machine", "q35", "-cpu", "max", "-accel", "tcg,thread=multi", "-smp", "2"])
             .args(["-m", &self.memory.to_string(), "-display", "none", "-no-reboot", "-nic", "none", "-monitor", "none"])
             .arg("-kernel")
