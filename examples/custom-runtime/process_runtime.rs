@@ -124,7 +124,7 @@ impl ProcessRuntime {
         let code = if by > 0 { 128 + by } else { status.ok().and_then(|s| s.code()).unwrap_or(255) };
         let reason = if code == 0 { ("Completed", "") } else { ("Error", "") };
         // Not found: it was removed.
-        let _ = self.with(&id, |entry| Ok(entry.end(code, by, reason, self.clock.now())));
+        self.state.lock().containers.get_mut(&id).into_iter().for_each(|entry| entry.end(code, by, reason, self.clock.now()));
     }
     /// Signals a container that has not ended, and waits; whether it has ended then. The unknown has.
     async fn kill(&self, id: &str, with: Option<Signal>, patience: impl Future<Output = ()> + Send) -> bool {
