@@ -6,6 +6,7 @@ mod lab;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use ipnet::IpNet;
@@ -17,7 +18,12 @@ use wharf_core::runtime::Protocol;
 
 struct Namespaces;
 
-impl Harness for Namespaces {}
+impl Harness for Namespaces {
+    /// A case starts hundreds of programs, and the machine may be an emulated one.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(600)
+    }
+}
 
 #[async_trait]
 impl ProxyHarness for Namespaces {

@@ -4,7 +4,8 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -24,21 +25,34 @@ const MODULES: &str = "ip_vs ip_vs_rr ip_vs_wrr ip_vs_lc ip_vs_sh dummy veth nf_
 
 /// Whether the machine can; said aloud if not.
 pub fn can(test: &str) -> Result<(), String> {
-    let missing = if nix::unistd::geteuid().is_root() {
-        for module in MODULES.split_whitespace() {
-            // It may be built in, or not there: what matters is asked for next.
-            let _ = Command::new("modprobe").arg("-q").arg(module).output();
-        }
-        let has = |program: &str| Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success());
-        let missing = ["ip", "ipvsadm", "ipset"].into_iter().find(|p| *p != "ip" && !has(p) || *p == "ip" && !ip("-V"));
-        IpvsProxy::detect().err().map(|e| e.to_string()).or(missing.map(|p| format!("the program `{p}` is missing")))
-    } else {
-        Some("it needs root for network namespaces".to_owned())
-    };
-    let Some(why) = missing else { return Ok(()) };
+    static MISSING: OnceLock<Option<String>> = OnceLock::new();
+    let Some(why) = MISSING.get_or_init(missing) else { return Ok(()) };
     assert!(std::env::var(REQUIRE_IPVS).as_deref() != Ok("1"), "{test} must run here, but {why}");
     println!("omitted: {test}: {why}");
-    Err(why)
+    Err(why.clone())
+}
+
+fn missing() -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("it needs root for network namespaces".to_owned());
+    }
+    // They may be built in, or not there: what matters is asked for next.
+    let _ = Command::new("modprobe").arg("-aq").args(MODULES.split_whitespace()).output();
+    if let Err(error) = IpvsProxy::detect() {
+        return Some(error.to_string());
+    }
+    let programs = [("ip", "-V"), ("ipvsadm", "--version"), ("ipset", "--version")];
+    let runs = |(program, argument)| Command::new(program).arg(argument).output().is_ok_and(|o| o.status.success());
+    programs.into_iter().find(|p| !runs(*p)).map(|(program, _)| format!("the program `{program}` is missing"))
+}
+
+/// Several commands of `ip` at once, in a namespace.
+fn batch(netns: &str, lines: &[String]) -> bool {
+    let child = Command::new("ip").args(["-n", netns, "-batch", "-"]).stdin(Stdio::piped()).spawn();
+    child.is_ok_and(|mut child| {
+        let written = child.stdin.take().is_some_and(|mut stdin| stdin.write_all(lines.join("\n").as_bytes()).is_ok());
+        child.wait().is_ok_and(|status| status.success()) && written
+    })
 }
 
 fn ip(line: &str) -> bool {
@@ -75,18 +89,19 @@ impl Lab {
     }
     fn join(&self, part: &str, inside: &str, gateway: &str) {
         let (node, other) = (self.name("n"), self.name(part));
-        for line in [
-            format!("netns add {other}"),
-            format!("-n {node} link add v{part} type veth peer name eth0 netns {other}"),
-            format!("-n {node} addr add {gateway}/24 dev v{part}"),
-            format!("-n {node} link set v{part} up"),
-            format!("-n {other} addr add {inside}/24 dev eth0"),
-            format!("-n {other} link set eth0 up"),
-            format!("-n {other} link set lo up"),
-            format!("-n {other} route add default via {gateway}"),
-        ] {
-            assert!(ip(&line), "ip {line}");
-        }
+        assert!(ip(&format!("netns add {other}")));
+        let here = [
+            format!("link add v{part} type veth peer name eth0 netns {other}"),
+            format!("addr add {gateway}/24 dev v{part}"),
+            format!("link set v{part} up"),
+        ];
+        let there = [
+            format!("addr add {inside}/24 dev eth0"),
+            "link set eth0 up".to_owned(),
+            "link set lo up".to_owned(),
+            format!("route add default via {gateway}"),
+        ];
+        assert!(batch(&node, &here) && batch(&other, &there), "{part}");
     }
     pub fn path(&self, part: &str) -> PathBuf {
         Path::new("/var/run/netns").join(self.name(part))
