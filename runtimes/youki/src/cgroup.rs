@@ -26,6 +26,11 @@ pub(crate) enum Hierarchies {
 }
 
 impl Hierarchies {
+    /// Whether device rules of a container's spec take effect.
+    pub(crate) fn has_device_rules(&self) -> bool {
+        matches!(self, Self::V1(_))
+    }
+
     /// Reads them from the mount table. A hybrid machine counts as version 1, as libcontainer has it.
     pub(crate) fn detect() -> io::Result<Self> {
         Ok(Self::parse(&fs::read_to_string("/proc/self/mounts")?))

@@ -15,8 +15,8 @@ use crate::state::ContainerDir;
 /// The most that is read of a file of the image.
 const MAX_FILE: u64 = 1 << 20;
 
-/// Mounts the layers (the lowest first) under a container's own writable directory. Blocks.
-pub(crate) fn mount_overlay(layers_dir: &Path, layers: &[String], dir: &ContainerDir) -> io::Result<()> {
+/// Mounts the layers (the lowest first) under a container's own writable directory; with `nodev`, device nodes in it open nothing. Blocks.
+pub(crate) fn mount_overlay(layers_dir: &Path, layers: &[String], dir: &ContainerDir, nodev: bool) -> io::Result<()> {
     for path in [dir.rootfs(), dir.upper(), dir.work()] {
         fs::create_dir_all(path)?;
     }
@@ -39,12 +39,13 @@ pub(crate) fn mount_overlay(layers_dir: &Path, layers: &[String], dir: &Containe
         return Err(io::Error::other("the runtime's root directory must not contain ',', ':' or '\\'"));
     }
     let (layers_dir, target) = (layers_dir.to_path_buf(), dir.rootfs());
+    let flags = if nodev { MsFlags::MS_NODEV } else { MsFlags::empty() };
     // Layers are named relative to their directory, so that many fit into the one page of options; only a thread
     // that shares its working directory with no other may change it.
     let thread = std::thread::Builder::new().name("overlay".into()).spawn(move || -> io::Result<()> {
         unshare(CloneFlags::CLONE_FS)?;
         nix::unistd::chdir(&layers_dir)?;
-        Ok(mount(Some("overlay"), &target, Some("overlay"), MsFlags::empty(), Some(options.as_str()))?)
+        Ok(mount(Some("overlay"), &target, Some("overlay"), flags, Some(options.as_str()))?)
     })?;
     thread.join().map_err(|_| io::Error::other("the mounting thread panicked"))?
 }

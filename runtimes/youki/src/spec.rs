@@ -169,6 +169,10 @@ pub(crate) fn capabilities(config: &ContainerConfig, available: Available) -> Ve
     let mut set = wanted_capabilities(config);
     // What this process may not have it cannot give.
     set.retain(|name| ALL_CAPABILITIES.iter().position(|c| c == name).is_some_and(|bit| available.capabilities & (1 << bit) != 0));
+    if !available.device_rules && !config.security_context.privileged {
+        // No rule would keep the container from the disks of the machine, once it has made nodes for them.
+        set.retain(|name| name != "CAP_MKNOD");
+    }
     set
 }
 
@@ -179,19 +183,22 @@ pub(crate) struct Available {
     pub(crate) capabilities: u64,
     /// Its own adjustment of the OOM killer's score, below which it cannot go without CAP_SYS_RESOURCE.
     pub(crate) oom_score_adj: i64,
+    /// Whether the cgroup keeps containers from devices. Version 2 would do so by a program in the kernel, which is not loaded.
+    pub(crate) device_rules: bool,
 }
 
 impl Available {
     const SYS_RESOURCE: u64 = 1 << 24;
 
     /// Of this process. Blocks.
-    pub(crate) fn detect() -> std::io::Result<Self> {
+    pub(crate) fn detect(device_rules: bool) -> std::io::Result<Self> {
         let status = std::fs::read_to_string("/proc/self/status")?;
         let bounding = status.lines().find_map(|l| l.strip_prefix("CapBnd:")).unwrap_or_default();
         let own = std::fs::read_to_string("/proc/self/oom_score_adj")?;
         Ok(Self {
             capabilities: u64::from_str_radix(bounding.trim(), 16).unwrap_or(u64::MAX),
             oom_score_adj: own.trim().parse().unwrap_or_default(),
+            device_rules,
         })
     }
 
@@ -408,7 +415,7 @@ mod tests {
     use super::*;
     use wharf_core::runtime::DnsConfig;
 
-    const ALL: Available = Available { capabilities: u64::MAX, oom_score_adj: 0 };
+    const ALL: Available = Available { capabilities: u64::MAX, oom_score_adj: 0, device_rules: true };
 
     fn strings(list: &[&str]) -> Vec<String> {
         list.iter().map(|s| s.to_string()).collect()
@@ -441,8 +448,19 @@ mod tests {
     }
 
     #[test]
+    fn devices_are_not_made_where_no_rule_guards_them() {
+        let unguarded = Available { device_rules: false, ..ALL };
+        let mut config = ContainerConfig::default();
+        config.security_context.add_capabilities = strings(&["ALL"]);
+        assert!(!capabilities(&config, unguarded).contains(&"CAP_MKNOD".to_string()));
+        assert!(capabilities(&config, ALL).contains(&"CAP_MKNOD".to_string()));
+        config.security_context.privileged = true;
+        assert!(capabilities(&config, unguarded).contains(&"CAP_MKNOD".to_string()));
+    }
+
+    #[test]
     fn nothing_is_given_that_is_not_there() {
-        let little = Available { capabilities: 1, oom_score_adj: 100 };
+        let little = Available { capabilities: 1, oom_score_adj: 100, device_rules: true };
         assert_eq!(capabilities(&ContainerConfig::default(), little), strings(&["CAP_CHOWN"]));
         assert_eq!((little.oom_score_adj(-997), little.oom_score_adj(500), ALL.oom_score_adj(-997)), (100, 500, -997));
     }

@@ -149,7 +149,10 @@ impl Inner {
             return Err(invalid("stop_signal")(format!("{stop_signal:?} is no signal")));
         }
         std::fs::create_dir_all(&dir.dir).map_err(fault)?;
-        mount_overlay(&self.images.layers_dir(), &image.layers, dir).map_err(fault)?;
+        let device_rules = self.cgroups.has_device_rules();
+        // Nodes that an image brings along open nothing either.
+        let nodev = !device_rules && !config.security_context.privileged;
+        mount_overlay(&self.images.layers_dir(), &image.layers, dir, nodev).map_err(fault)?;
         let rootfs = dir.rootfs();
         let file = |path: &str| read_in(&rootfs, Path::new(path)).map(Option::unwrap_or_default).map_err(fault);
         let wanted = Wanted {
@@ -198,7 +201,7 @@ impl Inner {
             rootfs: &rootfs,
             cgroup: &cgroup,
             devices: &devices,
-            available: Available::detect().map_err(fault)?,
+            available: Available::detect(device_rules).map_err(fault)?,
         });
         write_json(&dir.spec(), &spec).map_err(fault)?;
         let log_path = sandbox_config.log_directory.join(&config.log_path);
