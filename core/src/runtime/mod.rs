@@ -261,7 +261,7 @@ pub trait RuntimeService: Send + Sync + Debug + 'static {
     /// Starts a created container.
     async fn start_container(&self, container_id: &str) -> RuntimeResult<()>;
     /// Sends the stop signal, waits up to `timeout`, then kills. Unknown or exited ids succeed. On return
-    /// the container has exited.
+    /// the container has exited; one that was never started may stay `Created`.
     async fn stop_container(&self, container_id: &str, timeout: Duration) -> RuntimeResult<()>;
     /// Removes a container, killing it if it runs. Unknown ids succeed.
     async fn remove_container(&self, container_id: &str) -> RuntimeResult<()>;
@@ -281,7 +281,8 @@ pub trait RuntimeService: Send + Sync + Debug + 'static {
     async fn exec(&self, container_id: &str, request: &ExecRequest) -> RuntimeResult<Session>;
     /// Reaches the streams of the container's own process.
     async fn attach(&self, container_id: &str, request: &AttachRequest) -> RuntimeResult<Session>;
-    /// Opens a connection to a TCP port inside the sandbox.
+    /// Opens a connection to a TCP port inside the sandbox. A port that nobody listens on is an error of this call, or of the
+    /// connection's first read.
     async fn port_forward(&self, sandbox_id: &str, port: u16) -> RuntimeResult<Box<dyn Duplex>>;
 
     /// CPU and memory used by the containers that match.
@@ -338,7 +339,7 @@ pub const SESSION_CHUNKS: usize = 16;
 /// A running exec or attach, as its user holds it.
 ///
 /// Dropping `stdin` closes the process's standard input. Dropping the session ends the process if it was
-/// started by `exec`, and only detaches if it came from `attach`.
+/// started by `exec`, and only detaches if it came from `attach`; CRI cannot end an exec, over it the process but loses its streams.
 #[derive(Debug)]
 pub struct Session {
     /// Writes to standard input; `None` when none was asked for.

@@ -455,7 +455,7 @@ pub struct ContainerStatus {
     pub finished_at: Option<Timestamp>,
     /// The exit code, once `Exited`.
     pub exit_code: i32,
-    /// The signal that ended it, or 0.
+    /// The signal that ended it, or 0; always 0 where the runtime does not tell, as over CRI.
     pub signal: i32,
     /// `Completed`, `Error`, `OOMKilled`, `StartError`; empty while it runs.
     pub reason: String,

@@ -34,7 +34,7 @@ pub const STOP_MARGIN: Duration = Duration::from_secs(120);
 pub const PULL_IMAGE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// How long the streaming endpoint may take to accept a stream.
 pub const STREAM_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a runtime has to say that it has no events. One that has them says nothing until there is one.
+/// How long a runtime has to say that it has no events.
 const EVENTS_PROBE: Duration = Duration::from_secs(1);
 /// Between two looks at a runtime that is starting.
 const STARTING_POLL: Duration = Duration::from_millis(100);
@@ -103,10 +103,15 @@ impl Cri {
         }
     }
 
-    /// Whether the runtime tells events. One that cannot says so at once.
+    /// Whether the runtime tells events. One that cannot says so at once; one that can says nothing until there is one.
     pub(crate) async fn has_events(&self) -> bool {
         let mut runtime = self.runtime();
-        match self.call("events", EVENTS_PROBE, runtime.get_container_events(GetEventsRequest::default())).await {
+        let first = async {
+            let events = runtime.get_container_events(GetEventsRequest::default()).await?;
+            // The refusal may come in the place of the first event.
+            events.into_inner().message().await.map(Response::new)
+        };
+        match self.call("events", EVENTS_PROBE, first).await {
             Ok(_) => true,
             Err(failure) => matches!(failure.error, CriError::Unanswered { .. }),
         }

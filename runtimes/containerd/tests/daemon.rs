@@ -10,8 +10,8 @@ use ipnet::Ipv4Net;
 use wharf_conformance::system::containerd::{Containerd, ContainerdError, Options, PAUSE_IMAGE};
 use wharf_core::clock::SystemClock;
 use wharf_core::runtime::{
-    ContainerConfig, ContainerFilter, ContainerMetadata, ContainerState, ImageSpec, PodSandboxConfig, PodSandboxFilter,
-    PodSandboxMetadata, PodSandboxState, Retry, RuntimeError, RuntimeService,
+    ContainerConfig, ContainerFilter, ContainerMetadata, ContainerState, ImageSpec, PodSandboxConfig, PodSandboxFilter, PodSandboxMetadata,
+    PodSandboxState, Retry, RuntimeError, RuntimeService,
 };
 use wharf_core::testing::omit;
 use wharf_runtime_containerd::{ContainerdOptions, ContainerdRuntime, CriError};
@@ -134,7 +134,7 @@ async fn killed_in_the_middle_of_a_call() {
             let (runtime, sandbox, pod) = (runtime.clone(), sandbox.clone(), pod.clone());
             async move { runtime.create_container(&sandbox, &pause(0), &pod).await }
         });
-        begun(&containerd, &format!("CreateContainer within sandbox \"{sandbox}\"")).await;
+        begun(&containerd, &format!("CreateContainer within sandbox \\\"{sandbox}")).await;
         tokio::time::sleep(Duration::from_millis(5 * round)).await;
         containerd.kill();
         let cut = call.await.unwrap();

@@ -2,3 +2,4 @@
 
 pub mod containerd;
 pub mod etcd;
+pub mod oci_image;

@@ -94,9 +94,8 @@ fn serve(path: &PathBuf, answer: impl Fn(&str) -> Answer + Send + Sync + 'static
                 async move { respond(answer).await }
             });
             connections.spawn(async move {
-                let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await;
+                let _ =
+                    hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
             });
         }
     });

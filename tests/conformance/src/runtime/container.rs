@@ -192,8 +192,9 @@ pub(super) async fn stop_created(b: &Bench<'_>) -> CaseResult {
     let id = b.create(&sandbox, &b.container("a", b.harness.sleep())).await?;
     ok(b.runtime().stop_container(&id, GRACE).await, "stop_container of a created container")?;
     let state = b.status(&id).await?.container.state;
-    ensure_eq!(state, ContainerState::Exited, "the state of a created container that was stopped");
-    Ok(())
+    // What never ran may stay what it is, as with containerd.
+    ensure!(matches!(state, ContainerState::Created | ContainerState::Exited), "a created container that was stopped is {state:?}");
+    ok(b.runtime().remove_container(&id).await, "remove_container of a created container that was stopped")
 }
 
 /// Past its time, a container that does not listen is killed.
@@ -207,7 +208,8 @@ pub(super) async fn stop_kills(b: &Bench<'_>) -> CaseResult {
     ok(b.runtime().stop_container(&id, Duration::from_millis(300)).await, "stop_container")?;
     let status = b.status(&id).await?;
     ensure_eq!(status.container.state, ContainerState::Exited, "the state when stop has returned");
-    ensure_eq!((status.exit_code, status.signal), (137, 9), "exit code and signal of a killed container");
+    ensure_eq!(status.exit_code, 137, "the exit code of a killed container");
+    ensure!(matches!(status.signal, 0 | 9), "a killed container was ended by signal {}", status.signal);
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use wharf_core::runtime::{AttachRequest, ContainerEventType, ContainerState, ExecRequest, RuntimeError, Session};
 
 use super::bench::*;
-use crate::{CaseResult, Stop, ensure, ensure_eq, fail};
+use crate::{CaseResult, ensure, ensure_eq, fail};
 
 pub(super) async fn exec_sync(b: &Bench<'_>) -> CaseResult {
     let sandbox = b.sandbox().await?;
@@ -152,19 +152,21 @@ pub(super) async fn port_forward(b: &Bench<'_>) -> CaseResult {
     }
     let serve = b.want(b.harness.serve(PORT, TEXT), "serves a port")?;
     let id = b.started(&sandbox, "a", serve).await?;
-    // The server says nothing when it is ready: ask until it answers or has ended.
-    let mut connection = loop {
-        match b.runtime().port_forward(&sandbox.1, PORT).await {
-            Ok(connection) => break connection,
-            Err(e) => {
-                let state = b.status(&id).await?.container.state;
-                ensure!(state == ContainerState::Running, "port_forward failed ({e}) and the server is {state:?}");
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
+    // The server says nothing when it is ready: ask until it answers or has ended. A port that nobody listens on yet fails the call
+    // or, where the runtime connects only afterwards, the first read.
+    let received = loop {
+        let mut received = Vec::new();
+        let error = match b.runtime().port_forward(&sandbox.1, PORT).await {
+            Ok(mut connection) => match connection.read_to_end(&mut received).await {
+                Ok(_) => break received,
+                Err(e) => e.to_string(),
+            },
+            Err(e) => e.to_string(),
+        };
+        let state = b.status(&id).await?.container.state;
+        ensure!(state == ContainerState::Running, "port_forward failed ({error}) and the server is {state:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     };
-    let mut received = Vec::new();
-    connection.read_to_end(&mut received).await.map_err(|e| Stop::Fail(format!("reading from the port failed: {e}")))?;
     ensure_eq!(String::from_utf8_lossy(&received), TEXT, "what the port sent");
     Ok(())
 }
