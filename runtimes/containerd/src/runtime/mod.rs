@@ -121,7 +121,8 @@ impl RuntimeService for ContainerdRuntime {
         config: &ContainerConfig,
         sandbox_config: &PodSandboxConfig,
     ) -> RuntimeResult<String> {
-        container::create(self, sandbox_id, config, sandbox_config).await
+        // Its configuration is in it several times over.
+        Box::pin(container::create(self, sandbox_id, config, sandbox_config)).await
     }
     async fn start_container(&self, container_id: &str) -> RuntimeResult<()> {
         container::start(self, container_id).await

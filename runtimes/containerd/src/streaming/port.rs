@@ -35,12 +35,9 @@ impl AsyncRead for Port {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        if buffer.filled().len() == before && buffer.remaining() > 0 {
-            if let Some(message) = self.failure.lock().take() {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionRefused, message)));
-            }
-        }
-        Poll::Ready(Ok(()))
+        let ended = buffer.filled().len() == before && buffer.remaining() > 0;
+        let failure = if ended { self.failure.lock().take() } else { None };
+        Poll::Ready(failure.map_or(Ok(()), |message| Err(io::Error::new(io::ErrorKind::ConnectionRefused, message))))
     }
 }
 
