@@ -20,6 +20,9 @@ use crate::store::Revision;
 pub const CHANGE_BUFFER: usize = 512;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MOST: Duration = Duration::from_secs(10);
+/// A watch that lived this long worked, so that its end is no failure. As long as the longest wait: whatever a server does, it is asked
+/// at most about once in this time for long.
+const WATCH_LIVED: Duration = RETRY_MOST;
 
 /// A change that an informer saw. Without `old` the object is new, without `new` it is gone.
 #[derive(Debug, Clone)]
@@ -176,18 +179,16 @@ impl Informer {
     async fn run(&self, api: &SharedApi, clock: &Arc<dyn Clock>) {
         let mut delay = RETRY_FIRST;
         loop {
-            match self.list_and_watch(api, &mut delay).await {
+            match self.list_and_watch(api, clock, &mut delay).await {
                 Ok(()) => {}
                 Err(error) if error.is_expired() => tracing::debug!(resource = %self.resource.plural, "relisting: {error}"),
                 Err(error) => tracing::warn!(resource = %self.resource.plural, "list and watch failed, trying again: {error}"),
             }
-            let jitter = delay.mul_f64(rand::random::<f64>() * 0.5);
-            clock.sleep(delay + jitter).await;
-            delay = (delay * 2).min(RETRY_MOST);
+            back_off(clock, &mut delay).await;
         }
     }
 
-    async fn list_and_watch(&self, api: &SharedApi, delay: &mut Duration) -> Result<(), ApiError> {
+    async fn list_and_watch(&self, api: &SharedApi, clock: &Arc<dyn Clock>, delay: &mut Duration) -> Result<(), ApiError> {
         let list = api.list(&self.resource, &self.query).await?;
         let mut revision = list.revision;
         self.replace(list.items);
@@ -195,19 +196,40 @@ impl Informer {
         loop {
             // A watch that ends in good order goes on where it was.
             let mut events = api.watch(&self.resource, &self.query, revision).await?;
-            *delay = RETRY_FIRST;
+            let begin = clock.monotonic();
             let mut any = false;
-            while let Some(event) = events.next().await {
-                any = true;
-                if let Some(at) = self.apply(event?) {
-                    revision = revision.max(at);
+            let end = loop {
+                match events.next().await {
+                    Some(Ok(event)) => {
+                        any = true;
+                        if let Some(at) = self.apply(event) {
+                            revision = revision.max(at);
+                        }
+                    }
+                    Some(Err(error)) => break Err(error),
+                    None => break Ok(()),
                 }
+            };
+            let lived = clock.monotonic().saturating_sub(begin) >= WATCH_LIVED;
+            if lived {
+                *delay = RETRY_FIRST;
             }
-            if !any {
-                return Ok(());
+            end?;
+            match (lived, any) {
+                (true, _) => {}
+                (false, true) => back_off(clock, delay).await,
+                // It gave nothing and ended at once: perhaps its revision is at fault, so that the next begins with a list.
+                (false, false) => return Ok(()),
             }
         }
     }
+}
+
+/// Waits, and makes the next wait longer.
+async fn back_off(clock: &Arc<dyn Clock>, delay: &mut Duration) {
+    let jitter = delay.mul_f64(rand::random::<f64>() * 0.5);
+    clock.sleep(*delay + jitter).await;
+    *delay = (*delay * 2).min(RETRY_MOST);
 }
 
 #[derive(Debug)]
@@ -309,8 +331,11 @@ impl<K: Kind> Reader<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::{Api, ApiWatch, ObjectList, Target, Write};
+    use crate::clock::ManualClock;
     use crate::store::{Key, ResourceId};
     use k8s_openapi::api::core::v1::ConfigMap;
+    use tokio::sync::mpsc;
 
     fn object(name: &str, revision: u64, owner: Option<&str>) -> Arc<Object> {
         let owners = owner.map(|uid| serde_json::json!([{"uid": uid, "controller": true, "kind": "X", "apiVersion": "v1", "name": "x"}]));
@@ -344,5 +369,83 @@ mod tests {
         assert_eq!(informer.owned_by("u2").len(), 1);
         assert_eq!(informer.list_in("ns").len(), 1);
         assert!(informer.list_in("n").is_empty());
+    }
+
+    /// Hands each watch to the test, which says what happens in it.
+    #[derive(Debug)]
+    struct Told {
+        lists: Mutex<usize>,
+        watches: mpsc::UnboundedSender<(Revision, mpsc::UnboundedSender<Result<ApiEvent, ApiError>>)>,
+    }
+
+    #[async_trait::async_trait]
+    impl Api for Told {
+        async fn get(&self, _: &Target) -> Result<Arc<Object>, ApiError> {
+            Err(ApiError::status(404, "NotFound", ""))
+        }
+        async fn list(&self, _: &ApiResource, _: &Query) -> Result<ObjectList, ApiError> {
+            *self.lists.lock() += 1;
+            Ok(ObjectList { items: Vec::new(), revision: Revision(1) })
+        }
+        async fn watch(&self, _: &ApiResource, _: &Query, after: Revision) -> Result<ApiWatch, ApiError> {
+            let (send, receive) = mpsc::unbounded_channel();
+            let _ = self.watches.send((after, send));
+            Ok(futures::stream::unfold(receive, |mut receive| async move { Some((receive.recv().await?, receive)) }).boxed())
+        }
+        async fn write(&self, _: Write) -> Result<Arc<Object>, ApiError> {
+            Err(ApiError::status(405, "MethodNotAllowed", ""))
+        }
+    }
+
+    /// Lets every task go on until all wait.
+    async fn settle() {
+        for _ in 0..32 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn watches_that_are_cut_at_once_do_not_spin() {
+        let (send, mut watches) = mpsc::unbounded_channel();
+        let api = Arc::new(Told { lists: Mutex::default(), watches: send });
+        let clock = ManualClock::default();
+        let stop = CancellationToken::new();
+        let informers = Informers::new(api.clone(), Arc::new(clock.clone()), stop.clone());
+        let reader = informers.of::<ConfigMap>();
+        // One bookmark, then the end in good order: for a minute.
+        let mut count = 0;
+        for _ in 0..600 {
+            settle().await;
+            while let Ok((after, events)) = watches.try_recv() {
+                count += 1;
+                assert_eq!(after, Revision(count), "what was seen is not asked for again");
+                events.send(Ok(ApiEvent::Bookmark(Revision(count + 1)))).unwrap();
+                drop(events);
+                settle().await;
+            }
+            clock.advance(Duration::from_millis(100));
+        }
+        // 50 ms, doubled until 10 s: 8 in the first 13 s, then 5 at most.
+        assert!((6..=13).contains(&count), "{count} watches in a minute");
+        assert_eq!(*api.lists.lock(), 1, "a watch that ends in good order is continued");
+
+        // One that lives for a while is continued at once, and makes the next wait short again.
+        clock.advance(RETRY_MOST * 2);
+        settle().await;
+        let (_, events) = watches.try_recv().unwrap();
+        clock.advance(WATCH_LIVED);
+        drop(events);
+        settle().await;
+        let (_, events) = watches.try_recv().unwrap();
+        events.send(Ok(ApiEvent::Bookmark(Revision(count + 2)))).unwrap();
+        drop(events);
+        settle().await;
+        assert!(watches.try_recv().is_err());
+        clock.advance(RETRY_FIRST * 2);
+        settle().await;
+        let (after, _events) = watches.try_recv().unwrap();
+        assert_eq!((after, *api.lists.lock()), (Revision(count + 2), 1));
+        assert!(reader.list().is_empty());
+        stop.cancel();
     }
 }
