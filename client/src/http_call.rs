@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{Either, select};
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::client::Body;
 use wharf_core::api::ApiError;
@@ -15,8 +15,11 @@ use wharf_core::runtime::BoxError;
 
 /// Longest wait for the answer to one request; a watch has begun by then. The server's own limit is 60 s.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(65);
-/// Most bytes of one answer: a page of a list, at most.
-pub const MAX_ANSWER: usize = 1 << 30;
+/// Most bytes of one page of a list, or of a list that the server does not give in pages: 32,000 objects of 4 KiB, the size of a usual pod.
+pub const MAX_ANSWER: usize = 128 << 20;
+/// Most bytes of one object, alone or in an event of a watch. Kubernetes takes 3 MiB and etcd 1.5 MiB of one; as JSON, where a byte may
+/// become six (`\u0000`), it is more.
+pub const MAX_OBJECT: usize = 16 << 20;
 /// How often a request is sent that the server refuses with 429 and Retry-After.
 pub const MAX_ATTEMPTS: u32 = 5;
 /// Longest Retry-After that is waited for.
@@ -26,12 +29,26 @@ pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 pub(crate) enum Broken {
     #[error("no answer within {0:?}")]
     Timeout(Duration),
+    #[error("an answer of more than {0} bytes")]
+    TooLarge(usize),
     #[error("the answer is not what Kubernetes would say: {0}")]
     Malformed(String),
+    #[error("the watch said nothing for {0:?}, not even a bookmark")]
+    Silent(Duration),
+}
+
+impl From<Broken> for ApiError {
+    fn from(broken: Broken) -> Self {
+        Self::Transport(Box::new(broken))
+    }
 }
 
 pub(crate) fn malformed(what: impl Into<String>) -> ApiError {
-    ApiError::Transport(Box::new(Broken::Malformed(what.into())))
+    Broken::Malformed(what.into()).into()
+}
+
+pub(crate) fn is_too_large(error: &ApiError) -> bool {
+    matches!(error, ApiError::Transport(source) if matches!(source.downcast_ref(), Some(Broken::TooLarge(_))))
 }
 
 pub(crate) fn transport(error: impl Into<BoxError>) -> ApiError {
@@ -44,20 +61,28 @@ pub(crate) struct Call {
     pub(crate) uri: String,
     pub(crate) content_type: &'static str,
     pub(crate) body: Bytes,
+    /// Most bytes of the answer.
+    pub(crate) most: usize,
     /// Whether a 429 is told at once: an eviction's is an answer, not a wish to be asked again.
     pub(crate) refusal_is_final: bool,
 }
 
 impl Call {
-    pub(crate) fn get(uri: String) -> Self {
-        Self { method: Method::GET, uri, content_type: "", body: Bytes::new(), refusal_is_final: false }
+    pub(crate) fn get(uri: String, most: usize) -> Self {
+        Self { method: Method::GET, uri, content_type: "", body: Bytes::new(), most, refusal_is_final: false }
     }
 }
 
-async fn within<T>(clock: &Arc<dyn Clock>, work: impl Future<Output = Result<T, ApiError>> + Send) -> Result<T, ApiError> {
-    match select(Box::pin(work), clock.sleep(REQUEST_TIMEOUT)).await {
+/// Ends `work` after a while, for the reason given.
+pub(crate) async fn within<T>(
+    clock: &Arc<dyn Clock>,
+    bound: Duration,
+    otherwise: fn(Duration) -> Broken,
+    work: impl Future<Output = Result<T, ApiError>> + Send,
+) -> Result<T, ApiError> {
+    match select(Box::pin(work), clock.sleep(bound)).await {
         Either::Left((done, _)) => done,
-        Either::Right(_) => Err(ApiError::Transport(Box::new(Broken::Timeout(REQUEST_TIMEOUT)))),
+        Either::Right(_) => Err(otherwise(bound).into()),
     }
 }
 
@@ -101,8 +126,15 @@ fn retry_after(response: &Response<Body>) -> Option<Duration> {
     Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
 }
 
-async fn read_all(body: Body) -> Result<Bytes, ApiError> {
-    Ok(Limited::new(body, MAX_ANSWER).collect().await.map_err(transport)?.to_bytes())
+async fn read_all(clock: &Arc<dyn Clock>, body: Body, most: usize) -> Result<Bytes, ApiError> {
+    within(clock, REQUEST_TIMEOUT, Broken::Timeout, async {
+        match Limited::new(body, most).collect().await {
+            Ok(collected) => Ok(collected.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => Err(Broken::TooLarge(most).into()),
+            Err(error) => Err(transport(error)),
+        }
+    })
+    .await
 }
 
 /// Sends until there is an answer that is no request to come again.
@@ -114,14 +146,14 @@ pub(crate) async fn open(client: &kube::Client, clock: &Arc<dyn Clock>, call: &C
             request = request.header(header::CONTENT_TYPE, call.content_type);
         }
         let request = request.body(Body::from(call.body.to_vec())).map_err(|e| ApiError::Encode(Box::new(e)))?;
-        let response = within(clock, async { client.send(request).await.map_err(transport) }).await?;
+        let response = within(clock, REQUEST_TIMEOUT, Broken::Timeout, async { client.send(request).await.map_err(transport) }).await?;
         let code = response.status();
         if code.is_success() {
             return Ok(response);
         }
         // A 429 tells that nothing was done, so that a write may be sent again too.
         let wait = retry_after(&response).filter(|_| code == StatusCode::TOO_MANY_REQUESTS && !call.refusal_is_final);
-        let body = within(clock, read_all(response.into_body())).await?;
+        let body = read_all(clock, response.into_body(), MAX_OBJECT).await?;
         match wait {
             Some(wait) if attempt < MAX_ATTEMPTS => clock.sleep(wait + wait.mul_f64(rand::random::<f64>() * 0.2)).await,
             _ => return Err(refusal(code, &body)),
@@ -132,5 +164,5 @@ pub(crate) async fn open(client: &kube::Client, clock: &Arc<dyn Clock>, call: &C
 
 pub(crate) async fn answer(client: &kube::Client, clock: &Arc<dyn Clock>, call: &Call) -> Result<Bytes, ApiError> {
     let response = open(client, clock, call).await?;
-    within(clock, read_all(response.into_body())).await
+    read_all(clock, response.into_body(), call.most).await
 }

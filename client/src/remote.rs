@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use http::Method;
 use http_body_util::BodyExt;
@@ -15,13 +17,19 @@ use wharf_core::clock::Clock;
 use wharf_core::object::Object;
 use wharf_core::store::Revision;
 
-use crate::http_call::{Call, answer, malformed, open, transport};
+use crate::http_call::{Broken, Call, MAX_ANSWER, MAX_OBJECT, answer, is_too_large, malformed, open, transport, within};
 use crate::{path, wire};
 
 /// Objects of one page of a list.
 pub const PAGE: usize = 500;
-/// Most pages of one list.
-pub const MAX_PAGES: usize = 10_000;
+/// Objects of one page of a list whose pages of [`PAGE`] are more than [`MAX_ANSWER`](crate::MAX_ANSWER) bytes, such as one of Helm's
+/// Secrets: of any size that Kubernetes stores, as many fit.
+pub const SMALL_PAGE: usize = 20;
+/// Most pages of one list: a million objects, where Kubernetes is made for 150,000 pods; or 40,000 large ones, where etcd is made for 8 GiB.
+pub const MAX_PAGES: usize = 2_000;
+/// Longest silence of a watch. Bookmarks are asked for, and Kubernetes sends one each minute and up to a quarter more: two may be missed.
+/// Where a server sends none (Kubernetes for Events, which it does not cache), a watch without events ends, and its reader lists again.
+pub const WATCH_IDLE: Duration = Duration::from_secs(150);
 /// For how long a watch is asked for, in seconds; spread out so that the watches of a process do not end together. Below the 295 s
 /// after which a `kube::Client` gives up on a silent connection.
 const WATCH_SECONDS: std::ops::Range<u64> = 200..280;
@@ -33,7 +41,7 @@ const WATCH_SECONDS: std::ops::Range<u64> = 200..280;
 /// eviction), the object returned has namespace, name and, if told, uid, and no more.
 ///
 /// A watch that the server ends in good order ends without an error, and can be continued after the last revision seen; one that
-/// breaks ends with [`ApiError::Transport`].
+/// breaks, or says nothing for [`WATCH_IDLE`], ends with [`ApiError::Transport`].
 #[derive(Clone)]
 pub struct RemoteApi {
     client: kube::Client,
@@ -120,37 +128,47 @@ fn call_of(write: &Write) -> Result<(String, Call), ApiError> {
     if !params.is_empty() {
         uri = format!("{uri}?{}", params.join("&"));
     }
-    Ok((namespace, Call { method, uri, content_type, body, refusal_is_final: target.subresource == "eviction" }))
+    Ok((namespace, Call { method, uri, content_type, body, most: MAX_OBJECT, refusal_is_final: target.subresource == "eviction" }))
 }
 
 struct Following {
     body: Body,
     lines: wire::Lines,
     resource: ApiResource,
+    clock: Arc<dyn Clock>,
     ended: bool,
 }
 
-impl Following {
-    async fn next(&mut self) -> Result<Option<ApiEvent>, ApiError> {
-        loop {
-            if let Some(line) = self.lines.next()? {
-                return wire::event(&self.resource, &line).map(Some);
-            }
-            match self.body.frame().await {
-                Some(frame) => {
-                    if let Ok(data) = frame.map_err(transport)?.into_data() {
-                        self.lines.push(&data);
-                    }
+/// Reads on until there is a whole line.
+async fn next_line(body: &mut Body, lines: &mut wire::Lines) -> Result<Option<Bytes>, ApiError> {
+    loop {
+        match body.frame().await {
+            Some(frame) => {
+                if let Ok(data) = frame.map_err(transport)?.into_data() {
+                    lines.push(&data);
                 }
-                None if self.lines.is_cut() => return Err(malformed("the watch ended within an event")),
-                None => return Ok(None),
             }
+            None if lines.is_cut() => return Err(malformed("the watch ended within an event")),
+            None => return Ok(None),
+        }
+        if let Some(line) = lines.next()? {
+            return Ok(Some(line));
         }
     }
 }
 
-fn follow(body: Body, resource: ApiResource) -> impl Stream<Item = Result<ApiEvent, ApiError>> + Send {
-    stream::unfold(Following { body, lines: wire::Lines::default(), resource, ended: false }, |mut state| async move {
+impl Following {
+    async fn next(&mut self) -> Result<Option<ApiEvent>, ApiError> {
+        let line = match self.lines.next()? {
+            Some(line) => Some(line),
+            None => within(&self.clock, WATCH_IDLE, Broken::Silent, next_line(&mut self.body, &mut self.lines)).await?,
+        };
+        line.map(|line| wire::event(&self.resource, &line)).transpose()
+    }
+}
+
+fn follow(body: Body, resource: ApiResource, clock: Arc<dyn Clock>) -> impl Stream<Item = Result<ApiEvent, ApiError>> + Send {
+    stream::unfold(Following { body, lines: wire::Lines::default(), resource, clock, ended: false }, |mut state| async move {
         if state.ended {
             return None;
         }
@@ -167,19 +185,19 @@ impl RemoteApi {
     }
 
     /// Pages of one revision: a list without resourceVersion is the newest, and its continue token holds on to it.
-    async fn pages(&self, resource: &ApiResource, query: &Query, paged: bool) -> Result<ObjectList, ApiError> {
+    async fn pages(&self, resource: &ApiResource, query: &Query, limit: Option<usize>) -> Result<ObjectList, ApiError> {
         let path = path::collection(resource, query.namespace.as_deref().unwrap_or_default());
-        let limit = PAGE.to_string();
+        let limit = limit.map(|limit| limit.to_string());
         let (mut items, mut next) = (Vec::new(), String::new());
         for _ in 0..MAX_PAGES {
             let mut more: Vec<(&str, &str)> = Vec::new();
-            if paged {
-                more.push(("limit", &limit));
+            if let Some(limit) = &limit {
+                more.push(("limit", limit));
             }
             if !next.is_empty() {
                 more.push(("continue", &next));
             }
-            let call = Call::get(format!("{path}?{}", path::query_of(query, &more)));
+            let call = Call::get(format!("{path}?{}", path::query_of(query, &more)), MAX_ANSWER);
             let mut page = wire::parse(&answer(&self.client, &self.clock, &call).await?)?;
             match page.get_mut("items").map(Value::take) {
                 Some(Value::Array(found)) => {
@@ -203,15 +221,19 @@ impl RemoteApi {
 impl Api for RemoteApi {
     async fn get(&self, target: &Target) -> Result<Arc<Object>, ApiError> {
         let (namespace, name) = (&*target.object.namespace, &*target.object.name);
-        let bytes = answer(&self.client, &self.clock, &Call::get(path::object(target, namespace)?)).await?;
+        let bytes = answer(&self.client, &self.clock, &Call::get(path::object(target, namespace)?, MAX_OBJECT)).await?;
         let value = wire::parse(&bytes)?;
         wire::object(&target.resource, namespace, name, &value, bytes)
     }
 
     async fn list(&self, resource: &ApiResource, query: &Query) -> Result<ObjectList, ApiError> {
-        match self.pages(resource, query, true).await {
+        let mut done = self.pages(resource, query, Some(PAGE)).await;
+        if done.as_ref().is_err_and(is_too_large) {
+            done = self.pages(resource, query, Some(SMALL_PAGE)).await;
+        }
+        match done {
             // The revision of the first page was compacted away before the last: all at once, then.
-            Err(error) if error.is_expired() => self.pages(resource, query, false).await,
+            Err(error) if error.is_expired() => self.pages(resource, query, None).await,
             done => done,
         }
     }
@@ -220,9 +242,9 @@ impl Api for RemoteApi {
         let (after, timeout) = (after.to_string(), rand::random_range(WATCH_SECONDS).to_string());
         let more = [("watch", "true"), ("allowWatchBookmarks", "true"), ("resourceVersion", &*after), ("timeoutSeconds", &*timeout)];
         let path = path::collection(resource, query.namespace.as_deref().unwrap_or_default());
-        let call = Call::get(format!("{path}?{}", path::query_of(query, &more)));
+        let call = Call::get(format!("{path}?{}", path::query_of(query, &more)), MAX_OBJECT);
         let response = open(&self.client, &self.clock, &call).await?;
-        Ok(follow(response.into_body(), resource.clone()).boxed())
+        Ok(follow(response.into_body(), resource.clone(), self.clock.clone()).boxed())
     }
 
     async fn write(&self, write: Write) -> Result<Arc<Object>, ApiError> {

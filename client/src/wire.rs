@@ -10,10 +10,7 @@ use wharf_core::api::{ApiError, ApiEvent};
 use wharf_core::object::{Object, resource_id};
 use wharf_core::store::{Key, Revision};
 
-use crate::http_call::malformed;
-
-/// Most bytes of one event of a watch.
-pub const MAX_EVENT: usize = 16 << 20;
+use crate::http_call::{Broken, MAX_OBJECT, malformed};
 
 pub(crate) fn parse(bytes: &[u8]) -> Result<Value, ApiError> {
     serde_json::from_slice(bytes).map_err(|e| malformed(e.to_string()))
@@ -108,7 +105,7 @@ impl Lines {
             }
         }
         self.searched = self.buffer.len();
-        if self.searched > MAX_EVENT { Err(malformed(format!("an event of more than {MAX_EVENT} bytes"))) } else { Ok(None) }
+        if self.searched > MAX_OBJECT { Err(Broken::TooLarge(MAX_OBJECT).into()) } else { Ok(None) }
     }
 
     /// Whether bytes are left that are no whole line.
@@ -138,7 +135,7 @@ mod tests {
     #[test]
     fn a_line_without_end_is_an_error() {
         let mut lines = Lines::default();
-        lines.push(&vec![b'x'; MAX_EVENT + 1]);
+        lines.push(&vec![b'x'; MAX_OBJECT + 1]);
         assert!(lines.next().is_err());
     }
 
