@@ -32,7 +32,7 @@ pub(crate) enum Kind {
     External,
     /// The same for traffic that stays on this node.
     Local,
-    /// This node's endpoints, as source and destination.
+    /// Endpoints, as source and destination.
     Hairpin,
     /// What is on the dummy interface.
     Addresses,

@@ -54,8 +54,9 @@ pub(crate) fn wanted(state: &ProxyState, family: Family, machine: &Machine, sche
     wanted
 }
 
+/// Of all endpoints: which of them are on this node is the state's to say, and not always true.
 fn hairpins(port: &ServicePort, family: Family, sets: &mut Sets) {
-    for endpoint in port.endpoints.iter().filter(|e| e.local && family.is_of(e.ip)) {
+    for endpoint in port.endpoints.iter().filter(|e| family.is_of(e.ip)) {
         sets.put_hairpin(&Key { protocol: port.protocol, address: endpoint.address() });
     }
 }
