@@ -105,7 +105,8 @@ impl ClusterBuilder {
         self.clock = clock;
         self
     }
-    /// A folder for keys and certificates, so that kubeconfigs stay good over restarts. Without one they are kept in memory.
+    /// A folder for keys and certificates, so that kubeconfigs stay good over restarts. Without one they are kept in memory, and
+    /// made only for a cluster that needs them: one that listens, or has nodes that are not hollow.
     pub fn data(mut self, folder: impl Into<PathBuf>) -> Self {
         self.data = Some(folder.into());
         self

@@ -99,11 +99,12 @@ impl Cluster {
             Some(address) => Some(TcpListener::bind(address).await.map_err(|source| ClusterError::Listen { address, source })?),
         };
         let address = listener.as_ref().and_then(|l| l.local_addr().ok());
-        // Keys cost time, so a cluster without a socket has none.
-        let keys = match (&builder.data, address) {
-            (_, None) => None,
-            (Some(folder), Some(_)) => Some(Arc::new(pki::Pki::load_or_generate(&folder.join("pki"), &*clock)?)),
-            (None, Some(_)) => Some(Arc::new(pki::Pki::generate(&*clock)?)),
+        // Keys cost time, so a cluster that nobody calls from outside has none: no socket, and no pods that hold tokens.
+        let called = address.is_some() || builder.nodes.iter().any(|node| !node.hollow);
+        let keys = match &builder.data {
+            Some(folder) => Some(Arc::new(pki::Pki::load_or_generate(&folder.join("pki"), &*clock)?)),
+            None if called => Some(Arc::new(pki::Pki::generate(&*clock)?)),
+            None => None,
         };
         let token = keys.as_ref().map(|_| format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>()));
         let mut server =
@@ -239,6 +240,11 @@ impl Cluster {
     /// When a node of this name is there already.
     pub async fn add_node(&self, spec: NodeSpec) -> Result<(), ClusterError> {
         let name = spec.name.clone();
+        if self.shared.pki.is_none() && !spec.hollow {
+            let message =
+                "has pods that hold tokens and the cluster has no keys: build the cluster with `listen`, `data` or a node of this kind";
+            return Err(ClusterError::Node { name, message });
+        }
         {
             let mut nodes = self.shared.nodes.lock();
             if nodes.contains_key(&name) {

@@ -82,7 +82,7 @@ async fn run(options: &Options, begin: Instant) -> Outcome {
         for reason in &choice.reasons {
             println!("{reason}");
         }
-        let stage = smoke::Stage { cluster: cluster.clone(), real: parts.real() };
+        let stage = smoke::Stage { cluster: cluster.clone(), real: parts.real(), drain: options.smoke_drain };
         smoke::play(&stage).await?;
         Ok::<_, Box<dyn Error + Send + Sync>>(Told::Ended)
     };

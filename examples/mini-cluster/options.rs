@@ -67,6 +67,10 @@ pub struct Options {
     /// Play a whole story unattended, print a line a step, and exit 0 or 1.
     #[arg(long)]
     pub smoke: bool,
+    /// How long the story's servers serve on after they were told to end. The proxy must hear of it in that time, which a slow
+    /// machine may not manage in a second.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=60))]
+    pub smoke_drain: u16,
 }
 
 /// A choice of store.

@@ -21,7 +21,8 @@ use wharf::core::runtime::{ContainerFilter, ContainerState, Runtime};
 type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
 const YAML: &str = include_str!("smoke.yaml");
-const STEP: Duration = Duration::from_secs(60);
+/// Longer than any machine needs: the story is to fail, not to hang.
+const STEP: Duration = Duration::from_secs(240);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// What the story is played on.
@@ -30,6 +31,8 @@ pub struct Stage {
     pub cluster: Cluster,
     /// The node whose agent is killed, with its runtime; `None` where containers only pretend.
     pub real: Option<(String, Arc<dyn Runtime>)>,
+    /// How long a server serves on after it was told to end, in seconds.
+    pub drain: u16,
 }
 
 struct Story<'a> {
@@ -118,7 +121,12 @@ async fn fetch(address: SocketAddr, path: &str) -> std::io::Result<String> {
 impl Story<'_> {
     async fn apply(&self) -> Outcome {
         for text in YAML.split("\n---\n") {
-            let value: serde_json::Value = serde_yaml_ng::from_str(text)?;
+            let mut value: serde_json::Value = serde_yaml_ng::from_str(text)?;
+            if let Some(spec) = value.pointer_mut("/spec/template/spec") {
+                // What the file says is right for a drain of 1 s.
+                spec["terminationGracePeriodSeconds"] = json!(self.stage.drain + 4);
+                spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"] = json!(self.stage.drain);
+            }
             match value["kind"].as_str() {
                 Some("ConfigMap") => self.apply_one::<ConfigMap>(value).await?,
                 Some("Deployment") => self.apply_one::<Deployment>(value).await?,
