@@ -83,10 +83,7 @@ async fn a_deployment_becomes_pods(remote: bool) {
         metadata.owner_references.as_ref().unwrap().iter().find(|o| o.controller == Some(true)).unwrap().uid.clone()
     };
     assert_eq!(owner(&set.metadata), web.metadata.uid.clone().unwrap());
-    assert_eq!(
-        three.iter().map(|p| owner(&p.metadata)).collect::<BTreeSet<_>>(),
-        BTreeSet::from([set.metadata.uid.clone().unwrap()])
-    );
+    assert_eq!(three.iter().map(|p| owner(&p.metadata)).collect::<BTreeSet<_>>(), BTreeSet::from([set.metadata.uid.clone().unwrap()]));
 
     // What the garbage collector reads and deletes crosses the seam as well.
     let params = DeleteParams { propagation: Some(Propagation::Background), ..DeleteParams::default() };

@@ -24,10 +24,7 @@ use wharf_core::object::{ObjectRef, resource_of};
 use wharf_core::store::Revision;
 use wharf_store_memory::MemoryStore;
 
-use support::{Script, Sender, bookmark, event, expired, list, map, settle};
-
-/// After which a test is taken to hang.
-const HANGS: Duration = Duration::from_secs(60);
+use support::{HANGS, Script, Sender, bookmark, event, expired, list, map, settle};
 
 async fn watch(script: &mut Script) -> (ApiWatch, Sender) {
     let api = script.api.clone();
@@ -63,7 +60,7 @@ async fn a_silent_watch_ends() {
     settle().await;
     assert!(!reading.is_finished());
     script.clock.advance(Duration::from_millis(1));
-    let seen = reading.await.unwrap();
+    let seen = tokio::time::timeout(HANGS, reading).await.unwrap().unwrap();
     assert_eq!(seen.len(), 4);
     assert!(seen[..3].iter().all(|e| matches!(e, Ok(ApiEvent::Bookmark(_)))));
     assert!(matches!(seen[3], Err(ApiError::Transport(_))), "then nothing more");

@@ -17,6 +17,9 @@ use wharf_core::api::SharedApi;
 use wharf_core::clock::ManualClock;
 use wharf_core::runtime::BoxError;
 
+/// After which a test is taken to hang.
+pub const HANGS: Duration = Duration::from_secs(60);
+
 type Body = UnsyncBoxBody<Bytes, BoxError>;
 type Answer = Result<Response<Body>, BoxError>;
 
@@ -90,7 +93,7 @@ impl Script {
     }
     /// The next request.
     pub async fn asked(&mut self) -> Asked {
-        self.asked.recv().await.unwrap()
+        tokio::time::timeout(HANGS, self.asked.recv()).await.expect("nothing is asked").unwrap()
     }
     /// The next request, after as long a wait as it takes.
     pub async fn asked_later(&mut self) -> Asked {
