@@ -181,9 +181,11 @@ pub(crate) fn container_status(mut container: Container, status: v1::ContainerSt
     container.state = state;
     let running = state == ContainerState::Running;
     let ended = matches!(state, ContainerState::Exited | ContainerState::Unknown);
+    let finished_at = time(status.finished_at).filter(|_| ended);
     ContainerStatus {
-        started_at: time(status.started_at),
-        finished_at: time(status.finished_at).filter(|_| ended),
+        // containerd notes the start when the call that starts has returned: of a quick process that is after its end.
+        started_at: time(status.started_at).map(|started| finished_at.map_or(started, |finished| started.min(finished))),
+        finished_at,
         exit_code: status.exit_code,
         // CRI does not tell.
         signal: 0,
@@ -272,5 +274,13 @@ mod tests {
         assert_eq!((back.image, back.labels, back.annotations), (config.image, config.labels, config.annotations));
         let status = v1::ContainerStatus { started_at: 5, finished_at: 0, ..Default::default() };
         assert_eq!(container_status(container(v1::Container::default()), status, 7).pid, 0);
+    }
+
+    #[test]
+    fn nothing_ends_before_it_starts() {
+        let state = v1::ContainerState::ContainerExited.into();
+        let status = v1::ContainerStatus { state, started_at: 9, finished_at: 5, ..Default::default() };
+        let status = container_status(container(v1::Container::default()), status, 0);
+        assert_eq!((status.started_at, status.finished_at), (time(5), time(5)));
     }
 }
