@@ -418,6 +418,8 @@ mod tests {
             settle().await;
             while let Ok((after, events)) = watches.try_recv() {
                 count += 1;
+                // 50 ms, doubled until 10 s: 8 in the first 13 s, then 5 at most.
+                assert!(count <= 13, "more watches in a minute than back-off allows");
                 assert_eq!(after, Revision(count), "what was seen is not asked for again");
                 events.send(Ok(ApiEvent::Bookmark(Revision(count + 1)))).unwrap();
                 drop(events);
@@ -425,8 +427,7 @@ mod tests {
             }
             clock.advance(Duration::from_millis(100));
         }
-        // 50 ms, doubled until 10 s: 8 in the first 13 s, then 5 at most.
-        assert!((6..=13).contains(&count), "{count} watches in a minute");
+        assert!(count >= 6, "{count} watches in a minute");
         assert_eq!(*api.lists.lock(), 1, "a watch that ends in good order is continued");
 
         // One that lives for a while is continued at once, and makes the next wait short again.

@@ -1,8 +1,4 @@
-//! One request and what may become of it, against a server that says what the test wrote.
-
-#![allow(clippy::unwrap_used, reason = "tests may")]
-
-mod support;
+//! One request and what may become of it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +10,7 @@ use wharf_client::{MAX_ANSWER, MAX_ATTEMPTS, MAX_OBJECT, MAX_RETRY_AFTER, PAGE, 
 use wharf_core::api::{ApiError, ObjectList, Query, SharedApi, Target, Verb, Write};
 use wharf_core::object::{Object, ObjectRef, resource_of};
 
-use support::{Script, expired, list, map, settle};
+use crate::server::{Script, expired, list, map, settle};
 
 type Task<T> = JoinHandle<Result<T, ApiError>>;
 

@@ -1,5 +1,4 @@
 //! A server whose answers a test gives one by one.
-#![allow(missing_docs, reason = "support for tests")]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,9 +1,5 @@
 //! Watches that end in every way, and what an informer makes of it.
 
-#![allow(clippy::unwrap_used, reason = "tests may")]
-
-mod support;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +20,7 @@ use wharf_core::object::{ObjectRef, resource_of};
 use wharf_core::store::Revision;
 use wharf_store_memory::MemoryStore;
 
-use support::{HANGS, Script, Sender, bookmark, event, expired, list, map, settle};
+use crate::server::{HANGS, Script, Sender, bookmark, event, expired, list, map, settle};
 
 async fn watch(script: &mut Script) -> (ApiWatch, Sender) {
     let api = script.api.clone();
