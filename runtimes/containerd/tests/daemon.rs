@@ -18,6 +18,10 @@ use wharf_runtime_containerd::{ContainerdOptions, ContainerdRuntime, CriError};
 
 /// Between two looks at the daemon's log.
 const POLL: Duration = Duration::from_millis(1);
+/// How often a call is made again.
+const TRIES: u32 = 100;
+/// Between two tries.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// Numbers the daemons of this process, whose networks are not to meet.
 static DAEMONS: AtomicU8 = AtomicU8::new(0);
@@ -99,6 +103,19 @@ async fn begun(containerd: &Containerd, words: &str) {
     }
 }
 
+/// The same call again for as long as that is said to help: a daemon that was killed finds half a snapshot of its own in its way, and
+/// collects it a moment later.
+async fn again<T, Call: Future<Output = Result<T, RuntimeError>>>(call: impl Fn() -> Call) -> T {
+    for _ in 0..TRIES {
+        match call().await {
+            Ok(value) => return value,
+            Err(RuntimeError::Backend { retry: Retry::Transient, .. }) => tokio::time::sleep(RETRY).await,
+            Err(e) => panic!("{e:?}"),
+        }
+    }
+    panic!("no try of {TRIES} helped")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_in_the_middle_of_a_call() {
     let Some(mut containerd) = containerd("daemon.killed_in_the_middle_of_a_call").await else { return };
@@ -115,7 +132,7 @@ async fn killed_in_the_middle_of_a_call() {
         containerd.kill();
         let cut = call.await.unwrap();
         containerd.start_again().await.unwrap();
-        let mut sandbox = runtime.run_pod_sandbox(&pod, "").await.unwrap();
+        let mut sandbox = again(|| runtime.run_pod_sandbox(&pod, "")).await;
         if let Ok(id) = cut {
             assert_eq!(sandbox, id);
         }
@@ -125,7 +142,7 @@ async fn killed_in_the_middle_of_a_call() {
         if listed[0].state == PodSandboxState::NotReady {
             // What was left half made is not ready: the pod's next sandbox is.
             pod.metadata.attempt += 1;
-            let half = std::mem::replace(&mut sandbox, runtime.run_pod_sandbox(&pod, "").await.unwrap());
+            let half = std::mem::replace(&mut sandbox, again(|| runtime.run_pod_sandbox(&pod, "")).await);
             runtime.remove_pod_sandbox(&half).await.unwrap();
         }
         assert_eq!(runtime.pod_sandbox_status(&sandbox).await.unwrap().sandbox.state, PodSandboxState::Ready);
@@ -139,14 +156,16 @@ async fn killed_in_the_middle_of_a_call() {
         containerd.kill();
         let cut = call.await.unwrap();
         containerd.start_again().await.unwrap();
-        let mut container = runtime.create_container(&sandbox, &pause(0), &pod).await.unwrap();
+        let first = pause(0);
+        let mut container = again(|| runtime.create_container(&sandbox, &first, &pod)).await;
         if let Ok(id) = cut {
             assert_eq!(container, id);
         }
         let listed = runtime.list_containers(&ContainerFilter::default()).await.unwrap();
         assert_eq!(listed.iter().map(|c| &c.id).collect::<Vec<_>>(), [&container]);
         if listed[0].state != ContainerState::Created {
-            container = runtime.create_container(&sandbox, &pause(1), &pod).await.unwrap();
+            let next = pause(1);
+            container = again(|| runtime.create_container(&sandbox, &next, &pod)).await;
         }
         runtime.start_container(&container).await.unwrap();
         assert_eq!(runtime.container_status(&container).await.unwrap().container.state, ContainerState::Running);

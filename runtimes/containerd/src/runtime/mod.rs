@@ -47,7 +47,8 @@ impl ContainerdOptions {
 /// A runtime behind a CRI v1 socket.
 ///
 /// Cloning it shares the connection. A connection that breaks is made again by the next call; calls that it takes down fail as
-/// [`Transient`](wharf_core::runtime::Retry::Transient), and what they began is found by the same call again. Stops and execs count
+/// [`Transient`](wharf_core::runtime::Retry::Transient), and what they began is found by the same call again; a containerd that was killed
+/// may refuse for a moment, until it has collected what it left half made. Stops and execs count
 /// whole seconds, as CRI does; a fraction is rounded up.
 #[derive(Debug, Clone)]
 pub struct ContainerdRuntime {
