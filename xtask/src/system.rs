@@ -15,6 +15,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("runc", "runc"),
     ("/usr/lib/cni/bridge", "containernetworking-plugins"),
     ("ipvsadm", "ipvsadm"),
+    ("ipset", "ipset"),
 ];
 /// The compiler that some members' dependencies run when they are built.
 pub const PROTOC: &str = "protoc";
