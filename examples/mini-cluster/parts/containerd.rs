@@ -29,6 +29,7 @@ pub async fn import(endpoint: &str, layout: &Path) -> Outcome {
     let (from, to) = (layout.to_owned(), archive.clone());
     tokio::task::spawn_blocking(move || {
         let mut tar = tar::Builder::new(std::fs::File::create(to)?);
+        tar.sparse(false);
         tar.append_dir_all(".", from)?;
         tar.finish()
     })
