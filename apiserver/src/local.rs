@@ -45,6 +45,12 @@ impl LocalApi {
     }
 
     async fn authorize(&self, verb: &str, row: &Resource, subresource: &str, namespace: &str, name: &str) -> Result<(), ApiError> {
+        // As over HTTP: what is in no namespace is asked for in none, and a namespace is in itself.
+        let namespace = match () {
+            () if row.namespaced => namespace,
+            () if row.group.is_empty() && row.plural == "namespaces" => name,
+            () => "",
+        };
         let info = RequestInfo {
             is_resource: true,
             verb: verb.to_owned(),
@@ -121,6 +127,11 @@ impl Api for LocalApi {
                 namespace = &body_namespace;
             }
             parsed = Some(value);
+        }
+        if let Verb::Patch { body, .. } = &write.verb
+            && body.len() > MAX_BODY
+        {
+            return Err(status::too_large(MAX_BODY));
         }
         if row.namespaced && namespace.is_empty() {
             return Err(status::bad_request("an empty namespace may not be set during creation or change"));

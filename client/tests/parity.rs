@@ -166,9 +166,12 @@ async fn what_is_forbidden_is_equal() {
         let resource = resource_of::<ConfigMap>();
         let query = Query { namespace: Some("t".into()), ..Query::default() };
         let deployment = Target::of::<Deployment>(ObjectRef::new("t", "d"));
+        let namespace = Target::of::<k8s_openapi::api::core::v1::Namespace>(ObjectRef::new("", "t"));
         let seen = vec![
             ("get", refused(api.get(&map("a")).await)),
             ("get cluster-scoped", refused(api.get(&Target::of::<Node>(ObjectRef::new("", "n"))).await)),
+            ("get a namespace", refused(api.get(&namespace).await)),
+            ("patch a namespace", refused(api.write(patch(namespace, PatchKind::Merge, json!({}), "")).await)),
             ("list", refused(api.list(&resource, &query).await)),
             ("list all", refused(api.list(&resource, &Query::default()).await)),
             ("watch", refused(api.watch(&resource, &query, Revision(1)).await.map(drop))),
@@ -236,6 +239,10 @@ async fn refusals_keep_their_details_and_causes() {
         let error = refused(api.write(create(map("big"), big)).await);
         assert_eq!(reason(&error), (413, "RequestEntityTooLarge"));
         seen.push(("too large", error));
+        let big = json!({"data": {"k": "x".repeat(3 << 20)}});
+        let error = refused(api.write(patch(map("a"), PatchKind::Merge, big, "")).await);
+        assert_eq!(reason(&error), (413, "RequestEntityTooLarge"));
+        seen.push(("a patch too large", error));
         let many = vec![json!({"op": "test", "path": "/data/k", "value": "2"}); 10_001];
         let error = refused(api.write(patch(map("a"), PatchKind::Json, json!(many), "")).await);
         assert_eq!(reason(&error), (413, "RequestEntityTooLarge"));
