@@ -7,6 +7,7 @@ use super::cpio::Archive;
 use super::kernel::{Kernel, module};
 use super::modules::{in_order, name};
 use super::ports::{ERR, OUT, STATUS};
+use crate::system::root;
 
 /// By which name the machine mounts our root.
 pub const ROOT_TAG: &str = "host";
@@ -63,9 +64,13 @@ fn script(kernel: &Kernel, env: &[(String, String)], folder: &Path, program: &[S
     text += "mkdir -p /dev/pts /dev/shm\nmount -t devpts devpts /dev/pts\nmount -t tmpfs tmpfs /dev/shm\n";
     // As systemd mounts it, and as it leaves the mount tree.
     text += "mount -t cgroup2 -o nosuid,nodev,noexec,nsdelegate cgroup2 /sys/fs/cgroup\nmount --make-rshared /\n";
+    // What was built may lie in a folder that memory is about to hide.
+    let built = quote(&root().display().to_string());
+    let _ = writeln!(text, "mkdir -p /.vm/root\nmount --bind {built} /.vm/root");
     for (path, mode) in MEMORY {
         let _ = writeln!(text, "mkdir -p {path}\nmount -t tmpfs -o mode={mode} tmpfs {path}");
     }
+    let _ = writeln!(text, "mkdir -p {built}\nmount --bind /.vm/root {built}");
     let _ =
         writeln!(text, "mkdir -p /lib/modules\nln -sfn {} /lib/modules/{}", quote(&kernel.modules.display().to_string()), kernel.release);
     text += "busybox hostname wharf-vm\nbusybox ip link set lo up\n";
