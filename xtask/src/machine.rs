@@ -11,17 +11,16 @@ use crate::vm::{Machine, quote, unavailable};
 /// A program to run in the machine.
 #[derive(Debug, Clone, Copy)]
 enum Program {
-    /// An integration test of a package, `*` for all that it has, and the cases to run, all if none is named.
-    Test(&'static str, &'static str, &'static [&'static str]),
+    /// An integration test of a package, `*` for all that it has.
+    Test(&'static str, &'static str),
     /// The release build of the facade's example, with arguments.
     Example(&'static str, &'static [&'static str]),
 }
 
 /// What runs there, in this order, in one boot.
 const PROGRAMS: [Program; 3] = [
-    Program::Test("wharf-proxy-ipvs", "*", &[]),
-    // What cgroup v2 has a part in; emulated, all cases would take five minutes.
-    Program::Test("wharf-runtime-youki", "containers", &["resources", "stats", "namespaces", "leaves_nothing", "dead_shim"]),
+    Program::Test("wharf-proxy-ipvs", "*"),
+    Program::Test("wharf-runtime-youki", "containers"),
     Program::Example("mini-cluster", &["--smoke", "--smoke-drain", "15", "--proxy", "ipvs"]),
 ];
 
@@ -98,7 +97,7 @@ fn build(exclude: &[&str]) -> Result<Vec<Line>, String> {
     let metadata = json(&mut cargo(&["metadata", "--no-deps", "--format-version=1", "--locked"]))?;
     let all: Vec<(String, String)> = metadata.iter().flat_map(tests).collect();
     let wanted = |package: &str, target: &str| {
-        PROGRAMS.iter().any(|p| matches!(p, Program::Test(p, t, _) if *p == package && (*t == "*" || *t == target)))
+        PROGRAMS.iter().any(|p| matches!(p, Program::Test(p, t) if *p == package && (*t == "*" || *t == target)))
     };
     // With the whole workspace chosen, features are those of the other stages, and nothing is built twice.
     let mut tests = cargo(&["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics", "--locked"]);
@@ -130,13 +129,12 @@ fn lines(program: &Program, built: &[Built]) -> Vec<Line> {
         (format!("{} {}", built.package, built.target), command.collect::<Vec<_>>().join(" "))
     };
     match program {
-        Program::Test(package, target, cases) => {
+        Program::Test(package, target) => {
             let tests = found(true, package, target);
             if tests.is_empty() {
                 println!("omitted: virtual machine: {package} has no integration test yet");
             }
-            let arguments: Vec<&str> = ["--test-threads=2"].iter().chain(*cases).copied().collect();
-            tests.into_iter().map(|b| line(b, &arguments)).collect()
+            tests.into_iter().map(|b| line(b, &["--test-threads=2"])).collect()
         }
         Program::Example(name, arguments) => found(false, "wharf", name).into_iter().map(|b| line(b, arguments)).collect(),
     }
