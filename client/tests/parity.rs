@@ -166,7 +166,7 @@ async fn what_is_forbidden_is_equal() {
         let resource = resource_of::<ConfigMap>();
         let query = Query { namespace: Some("t".into()), ..Query::default() };
         let deployment = Target::of::<Deployment>(ObjectRef::new("t", "d"));
-        let namespace = Target::of::<k8s_openapi::api::core::v1::Namespace>(ObjectRef::new("", "t"));
+        let namespace = Target::of::<Namespace>(ObjectRef::new("", "t"));
         let seen = vec![
             ("get", refused(api.get(&map("a")).await)),
             ("get cluster-scoped", refused(api.get(&Target::of::<Node>(ObjectRef::new("", "n"))).await)),

@@ -1,5 +1,6 @@
 //! The controller kit over a small controller that is right, and over variants of it that each break one promise: a named case
 //! must notice. The world is an API server over a store in memory.
+#![allow(clippy::unwrap_used, reason = "a test may")]
 
 use std::collections::HashSet;
 use std::sync::Arc;

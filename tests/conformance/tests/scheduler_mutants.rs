@@ -1,6 +1,7 @@
 //! The scheduler kit against schedulers that break one promise each: a named case must notice.
 //!
 //! A mutant is the default scheduler that is shown another pod or another cluster than there is, or whose answer is bent.
+#![allow(clippy::unwrap_used, reason = "a test may")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -289,7 +290,7 @@ impl Scheduler for Mutant {
                 Decision::Bind { node }
             }
             (Fault::Whimsical | Fault::GivesUpAtTimes, Decision::Bind { .. }) if call % 7 == 6 => unschedulable(),
-            (Fault::ForgetsToLookAtTimes, Decision::Unschedulable(_)) if call % 3 == 0 && !snapshot.nodes().is_empty() => {
+            (Fault::ForgetsToLookAtTimes, Decision::Unschedulable(_)) if call.is_multiple_of(3) && !snapshot.nodes().is_empty() => {
                 Decision::Bind { node: snapshot.nodes()[0].name.clone() }
             }
             (Fault::PacksTight, Decision::Bind { node }) => Decision::Bind { node: fullest().map_or(node, |n| n.name.clone()) },
