@@ -46,10 +46,12 @@ impl LocalApi {
 
     async fn authorize(&self, verb: &str, row: &Resource, subresource: &str, namespace: &str, name: &str) -> Result<(), ApiError> {
         // As over HTTP: what is in no namespace is asked for in none, and a namespace is in itself.
-        let namespace = match () {
-            () if row.namespaced => namespace,
-            () if row.group.is_empty() && row.plural == "namespaces" => name,
-            () => "",
+        let namespace = if row.namespaced {
+            namespace
+        } else if row.group.is_empty() && row.plural == "namespaces" {
+            name
+        } else {
+            ""
         };
         let info = RequestInfo {
             is_resource: true,
