@@ -13,6 +13,7 @@ const SHARED: &[(&str, &str)] = &[
     ("wharf-proxy-", "wharf-netfilter"),
     ("wharf-proxy-", "wharf-proxy-plan"),
     ("wharf-scheduler-", "wharf-scheduler-framework"),
+    ("wharf-store-", "wharf-store-mvcc"),
 ];
 /// Packages that may see more than core: they assemble, or drive what is assembled.
 const ASSEMBLERS: &[&str] = &["wharf", "wharf-e2e", "wharf-examples"];
@@ -63,7 +64,7 @@ fn sources() -> Vec<PathBuf> {
     for folder in ["core", "client", "apiserver", "controllers", "node", "network"] {
         walk(&root().join(folder).join("src"), &mut out);
     }
-    for group in ["stores", "runtimes", "schedulers", "proxies"] {
+    for group in ["stores", "runtimes", "schedulers", "proxies", "bridges"] {
         for entry in fs::read_dir(root().join(group)).into_iter().flatten().flatten() {
             walk(&entry.path().join("src"), &mut out);
         }

@@ -22,7 +22,7 @@ fn put(resource: ResourceId, name: &str, value: u32) -> Op {
 }
 
 async fn commit(store: &SharedStore, ops: Vec<Op>) -> Revision {
-    store.commit(Transaction { ops }).await.unwrap()
+    store.commit(Transaction::new(ops)).await.unwrap()
 }
 
 async fn over(store: MemoryStore) -> (SharedStore, Caches, ManualClock) {

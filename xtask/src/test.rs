@@ -20,7 +20,7 @@ pub enum Stage {
 }
 
 /// Members whose dependencies run protoc when they are built.
-const WITH_PROTOC: [&str; 2] = ["wharf-store-etcd", "wharf-runtime-containerd"];
+const WITH_PROTOC: [&str; 3] = ["wharf-store-etcd", "wharf-runtime-containerd", "wharf-bridge-etcd"];
 
 /// What mini-cluster is built with to be tested: all that can be built here.
 pub fn example_features() -> &'static [&'static str] {

@@ -43,7 +43,7 @@ impl Registry {
         if ops.is_empty() {
             return Ok(());
         }
-        match self.store().commit(Transaction { ops }).await {
+        match self.store().commit(Transaction::new(ops)).await {
             // Another API server over the same store was faster.
             Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
             Err(error) => Err(status::of_store(error)),

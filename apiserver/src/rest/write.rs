@@ -140,7 +140,7 @@ impl Registry {
             }
             let mut ops = vec![Op::Put { key: key.clone(), value: stored.clone(), expect: Expect::Absent }];
             ops.extend(check.clone());
-            match self.store().commit(Transaction { ops }).await {
+            match self.store().commit(Transaction::new(ops)).await {
                 Ok(revision) => {
                     lease.keep();
                     let record = Record { key, value: stored, created: revision, modified: revision };

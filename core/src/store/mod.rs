@@ -1,7 +1,9 @@
 //! The storage seam: keys to opaque bytes, with revisions, transactions and watches.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -127,6 +129,18 @@ pub enum Expect {
     Revision(Revision),
 }
 
+impl Expect {
+    /// Whether it holds of what is there.
+    pub fn holds(self, current: Option<&Record>) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Absent => current.is_none(),
+            Self::Present => current.is_some(),
+            Self::Revision(revision) => current.is_some_and(|record| record.modified == revision),
+        }
+    }
+}
+
 /// One step of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
@@ -175,20 +189,59 @@ impl Op {
 pub struct Transaction {
     /// The steps.
     pub ops: Vec<Op>,
+    /// What it puts is deleted by the store after about this long, unless it is written again before; `None` keeps it. A store that
+    /// does not declare [`StoreCapabilities::expiry`] refuses one with [`StoreError::Unsupported`].
+    pub ttl: Option<Duration>,
 }
 
 impl Transaction {
+    /// These steps.
+    pub fn new(ops: Vec<Op>) -> Self {
+        Self { ops, ttl: None }
+    }
     /// Creates a key that must be absent.
     pub fn create(key: Key, value: Bytes) -> Self {
-        Self { ops: vec![Op::Put { key, value, expect: Expect::Absent }] }
+        Self::new(vec![Op::Put { key, value, expect: Expect::Absent }])
     }
     /// Replaces a key last changed at `revision`.
     pub fn update(key: Key, value: Bytes, revision: Revision) -> Self {
-        Self { ops: vec![Op::Put { key, value, expect: Expect::Revision(revision) }] }
+        Self::new(vec![Op::Put { key, value, expect: Expect::Revision(revision) }])
     }
     /// Deletes a key last changed at `revision`.
     pub fn delete(key: Key, revision: Revision) -> Self {
-        Self { ops: vec![Op::Delete { key, expect: Expect::Revision(revision) }] }
+        Self::new(vec![Op::Delete { key, expect: Expect::Revision(revision) }])
+    }
+    /// What it puts expires after about this long.
+    pub fn with_ttl(self, ttl: Duration) -> Self {
+        Self { ttl: Some(ttl), ..self }
+    }
+    /// Refuses what no state of a store could accept; for stores to call first.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] for more than [`MAX_OPS`] steps, a value over [`MAX_VALUE`] and a key that appears twice;
+    /// [`StoreError::Unsupported`] for a time to live where expiry is not offered.
+    pub fn validate(&self, capabilities: &StoreCapabilities) -> StoreResult<()> {
+        let invalid = |message: String| Err(StoreError::Invalid { message });
+        if self.ttl.is_some() && !capabilities.expiry {
+            return Err(StoreError::Unsupported { capability: "expiry" });
+        }
+        if self.ops.len() > MAX_OPS {
+            return invalid(format!("{} operations in one transaction: at most {MAX_OPS} are allowed", self.ops.len()));
+        }
+        for op in &self.ops {
+            if let Op::Put { key, value, .. } = op
+                && value.len() > MAX_VALUE
+            {
+                return invalid(format!("the value of {key} has {} bytes: at most {MAX_VALUE} are allowed", value.len()));
+            }
+        }
+        if self.ops.len() > 1 {
+            let mut seen = HashSet::with_capacity(self.ops.len());
+            if let Some(op) = self.ops.iter().find(|op| !seen.insert(op.key())) {
+                return invalid(format!("{} appears twice: a key may appear once in a transaction", op.key()));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -266,16 +319,22 @@ pub struct StoreCapabilities {
     pub durable: bool,
     /// [`ListOptions::at`] reads the past, back to the compaction point.
     pub history: bool,
+    /// [`Transaction::ttl`] is heeded: what expires is deleted by a commit of the store's own.
+    pub expiry: bool,
 }
 
 impl StoreCapabilities {
-    /// Neither.
+    /// None of them.
     pub const fn none() -> Self {
-        Self { durable: false, history: false }
+        Self { durable: false, history: false, expiry: false }
     }
-    /// With these.
+    /// With these, and without expiry.
     pub const fn with(durable: bool, history: bool) -> Self {
-        Self { durable, history }
+        Self { durable, history, expiry: false }
+    }
+    /// The same with expiry or without.
+    pub const fn expiry(self, expiry: bool) -> Self {
+        Self { expiry, ..self }
     }
 }
 
@@ -358,6 +417,8 @@ pub type StoreResult<T> = Result<T, StoreError>;
 ///   slow or starts too early gets [`StoreError::Expired`] and ends: never a silent gap. A watch after a revision
 ///   that is yet to come yields nothing at or before that revision. Progress is announced only once every event up
 ///   to it has been yielded. One slow watcher does not stall others, nor commits.
+/// - **Expiry**, where declared, deletes as any other commit does: it has a revision of its own and is seen by watches. It comes
+///   after the time named, never before; a store that is closed meanwhile expires what is overdue once it is open again.
 /// - **Compaction** forgets history up to and including a revision, never a current value. Reading at or watching
 ///   after a revision below it is `Expired`. Compacting below an earlier compaction succeeds and changes nothing.
 /// - **Meaning lives above**: labels, uids, finalizers and defaulting are not a store's business.

@@ -1,38 +1,16 @@
 //! Transactions: each a transaction of etcd's, judged and carried out there.
 
-use std::collections::HashSet;
-
 use etcd_client::proto::{PbKeyValue, PbTxnOpResponse};
 use etcd_client::{Compare, CompareOp, GetOptions, Txn, TxnOp};
-use wharf_core::store::{Expect, Key, MAX_OPS, MAX_VALUE, Op, Revision, StoreError, StoreResult, Transaction};
+use wharf_core::store::{Expect, Key, Op, Revision, StoreError, StoreResult, Transaction};
 
-use crate::Shared;
+use crate::{CAPABILITIES, Shared};
 use crate::fault::EtcdFault;
 use crate::list;
 use crate::record::record;
 
 /// What a key's `mod_revision` never is, whether it exists or not.
 const NEVER: i64 = -1;
-
-fn validate(transaction: &Transaction) -> StoreResult<()> {
-    let invalid = |message: String| Err(StoreError::Invalid { message });
-    let ops = &transaction.ops;
-    if ops.len() > MAX_OPS {
-        return invalid(format!("{} operations in one transaction: at most {MAX_OPS} are allowed", ops.len()));
-    }
-    let mut seen = HashSet::with_capacity(ops.len());
-    for op in ops {
-        if let Op::Put { key, value, .. } = op
-            && value.len() > MAX_VALUE
-        {
-            return invalid(format!("the value of {key} has {} bytes: at most {MAX_VALUE} are allowed", value.len()));
-        }
-        if !seen.insert(op.key()) {
-            return invalid(format!("{} appears twice: a key may appear once in a transaction", op.key()));
-        }
-    }
-    Ok(())
-}
 
 /// A revision that a key can have been changed at. 0 is etcd's for a key that does not exist, ours for no commit.
 fn modified_at(expected: Revision) -> i64 {
@@ -58,7 +36,7 @@ fn holds(expect: Expect, current: Option<&PbKeyValue>) -> bool {
 }
 
 pub(crate) async fn commit(shared: &Shared, transaction: Transaction) -> StoreResult<Revision> {
-    validate(&transaction)?;
+    transaction.validate(&CAPABILITIES)?;
     let guards: Vec<(Key, Expect)> =
         transaction.ops.iter().filter(|op| op.expect() != Expect::Any).map(|op| (op.key().clone(), op.expect())).collect();
     let mut compares = Vec::with_capacity(guards.len());

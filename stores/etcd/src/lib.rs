@@ -51,6 +51,8 @@ pub use crate::options::{
 };
 pub use crate::watch::{RECONNECT_MOST, RECONNECT_PATIENCE};
 
+pub(crate) const CAPABILITIES: StoreCapabilities = StoreCapabilities::with(true, true);
+
 /// A store over etcd. Clones share it; watches end when the last clone is dropped.
 ///
 /// # Cancellation
@@ -115,7 +117,7 @@ impl fmt::Debug for EtcdStore {
 #[async_trait]
 impl ObjectStore for EtcdStore {
     fn capabilities(&self) -> StoreCapabilities {
-        StoreCapabilities::with(true, true)
+        CAPABILITIES
     }
 
     async fn revision(&self) -> StoreResult<Revision> {

@@ -27,7 +27,7 @@ fn pods() -> ResourceId {
 }
 fn put(name: &str) -> Transaction {
     let value = Bytes::from(format!(r#"{{"metadata":{{"name":"{name}"}}}}"#));
-    Transaction { ops: vec![Op::Put { key: Key::new(pods(), "default", name), value, expect: Expect::Any }] }
+    Transaction::new(vec![Op::Put { key: Key::new(pods(), "default", name), value, expect: Expect::Any }])
 }
 async fn try_connect(options: EtcdOptions) -> Result<EtcdStore, EtcdConnectError> {
     EtcdStore::connect(options, SystemClock::shared()).await

@@ -136,7 +136,7 @@ impl ObjectStore for MemoryStore {
     }
 
     async fn commit(&self, transaction: Transaction) -> StoreResult<Revision> {
-        state::validate(&transaction)?;
+        transaction.validate(&self.capabilities())?;
         let (revision, changed) = {
             let mut state = self.shared().state.write();
             let before = state.revision();

@@ -109,7 +109,7 @@ mod tests {
     }
     fn put(state: &RwLock<State>, name: &str) {
         let op = Op::Put { key: key(name), value: Bytes::new(), expect: Expect::Any };
-        state.write().commit(Transaction { ops: vec![op] }).unwrap();
+        state.write().commit(Transaction::new(vec![op])).unwrap();
     }
     fn names(listing: &Listing) -> String {
         listing.records.iter().map(|r| &*r.key.name).collect()
@@ -126,7 +126,7 @@ mod tests {
         let writing = async {
             for name in ["a", "c", "e", "g"] {
                 put(&state, name);
-                state.write().commit(Transaction { ops: vec![Op::Delete { key: key("d"), expect: Expect::Any }] }).unwrap();
+                state.write().commit(Transaction::new(vec![Op::Delete { key: key("d"), expect: Expect::Any }])).unwrap();
                 tokio::task::yield_now().await;
             }
         };

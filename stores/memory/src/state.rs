@@ -1,41 +1,16 @@
 //! Everything under the lock: records, history, and how a transaction changes them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
 use wharf_core::object::ObjectRef;
-use wharf_core::store::{
-    Change, Expect, Key, MAX_OPS, MAX_VALUE, Op, Record, ResourceId, Revision, Scope, StoreError, StoreResult, Transaction,
-};
+use wharf_core::store::{Change, Expect, Key, Op, Record, ResourceId, Revision, Scope, StoreError, StoreResult, Transaction};
 
 use crate::history::{Bound, Commit, Ring};
 
 /// Where an empty store stands, as etcd does.
 const FIRST_REVISION: Revision = Revision(1);
-
-/// Refuses what no state could accept.
-pub(crate) fn validate(transaction: &Transaction) -> StoreResult<()> {
-    let invalid = |message: String| Err(StoreError::Invalid { message });
-    let ops = &transaction.ops;
-    if ops.len() > MAX_OPS {
-        return invalid(format!("{} operations in one transaction: at most {MAX_OPS} are allowed", ops.len()));
-    }
-    for op in ops {
-        if let Op::Put { key, value, .. } = op
-            && value.len() > MAX_VALUE
-        {
-            return invalid(format!("the value of {key} has {} bytes: at most {MAX_VALUE} are allowed", value.len()));
-        }
-    }
-    if ops.len() > 1 {
-        let mut seen = HashSet::with_capacity(ops.len());
-        if let Some(op) = ops.iter().find(|op| !seen.insert(op.key())) {
-            return invalid(format!("{} appears twice: a key may appear once in a transaction", op.key()));
-        }
-    }
-    Ok(())
-}
 
 /// The records of one resource and the commits about it.
 ///
@@ -258,7 +233,7 @@ mod tests {
         State::new(Bound { commits, bytes })
     }
     fn commit(state: &mut State, ops: Vec<Op>) -> Revision {
-        state.commit(Transaction { ops }).unwrap()
+        state.commit(Transaction::new(ops)).unwrap()
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl ObjectStore for Mutant {
             Fault::PartialCommits => {
                 let mut revision = self.inner.revision().await?;
                 for op in transaction.ops {
-                    revision = self.inner.commit(Transaction { ops: vec![op] }).await?;
+                    revision = self.inner.commit(Transaction::new(vec![op])).await?;
                 }
                 Ok(revision)
             }

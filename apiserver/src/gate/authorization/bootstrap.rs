@@ -67,7 +67,7 @@ pub async fn bootstrap(store: &SharedStore, clock: &dyn Clock) -> Result<(), Boo
         let missing: Vec<Op> = ops.iter().filter(|op| !known.contains(op.key())).cloned().collect();
         let mut collided = false;
         for ops in missing.chunks(MAX_OPS) {
-            match store.commit(Transaction { ops: ops.to_vec() }).await {
+            match store.commit(Transaction::new(ops.to_vec())).await {
                 Ok(_) => {}
                 // Another server bootstraps at the same time.
                 Err(StoreError::Conflict { .. }) if attempt < ATTEMPTS => collided = true,

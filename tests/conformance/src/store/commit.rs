@@ -140,10 +140,10 @@ pub(super) async fn expect_absent(h: &dyn StoreHarness) -> CaseResult {
 
 pub(super) async fn expect_present(h: &dyn StoreHarness) -> CaseResult {
     let store = h.store().await;
-    let update = || Transaction { ops: vec![put_op(pod("a"), "1", Expect::Present)] };
+    let update = || Transaction::new(vec![put_op(pod("a"), "1", Expect::Present)]);
     ensure_eq!(conflict(store.commit(update()).await, &pod("a"))?, None, "what is there");
     ensure_eq!(get(&*store, &pod("a")).await?, None, "the record after a conflict");
-    let remove = || Transaction { ops: vec![Op::Delete { key: pod("a"), expect: Expect::Present }] };
+    let remove = || Transaction::new(vec![Op::Delete { key: pod("a"), expect: Expect::Present }]);
     conflict(store.commit(remove()).await, &pod("a"))?;
     put(&*store, pod("a"), "0").await?;
     ok(store.commit(update()).await, "update of a present key")?;
@@ -177,7 +177,7 @@ pub(super) async fn conflict_tells_first(h: &dyn StoreHarness) -> CaseResult {
     put(&*store, pod("b"), "1").await?;
     put(&*store, pod("a"), "1").await?;
     let ops = vec![put_op(pod("c"), "2", Expect::Absent), put_op(pod("b"), "2", Expect::Absent), put_op(pod("a"), "2", Expect::Absent)];
-    match store.commit(Transaction { ops }).await {
+    match store.commit(Transaction::new(ops)).await {
         Err(StoreError::Conflict { key, expect, .. }) => {
             ensure_eq!((key, expect), (pod("b"), Expect::Absent), "the first key at fault, in the order of the transaction");
             Ok(())
@@ -194,7 +194,7 @@ pub(super) async fn all_or_nothing(h: &dyn StoreHarness) -> CaseResult {
         Op::Delete { key: pod("last"), expect: Expect::Any },
         Op::Check { key: pod("missing"), expect: Expect::Present },
     ];
-    conflict(store.commit(Transaction { ops }).await, &pod("missing"))?;
+    conflict(store.commit(Transaction::new(ops)).await, &pod("missing"))?;
     ensure_eq!(get(&*store, &pod("first")).await?, None, "the first step of a refused transaction");
     ensure!(get(&*store, &pod("last")).await?.is_some(), "the second step of a refused transaction was carried out");
     ensure_eq!(revision(&*store).await?, before, "the revision after a refused transaction");
@@ -220,7 +220,7 @@ pub(super) async fn judged_on_the_state_before(h: &dyn StoreHarness) -> CaseResu
 pub(super) async fn duplicate_key(h: &dyn StoreHarness) -> CaseResult {
     let store = h.store().await;
     let ops = vec![put_op(pod("a"), "1", Expect::Any), Op::Delete { key: pod("a"), expect: Expect::Any }];
-    invalid(store.commit(Transaction { ops }).await, "a key that appears twice")?;
+    invalid(store.commit(Transaction::new(ops)).await, "a key that appears twice")?;
     ensure_eq!(get(&*store, &pod("a")).await?, None, "the record after an invalid transaction");
     Ok(())
 }
@@ -228,7 +228,7 @@ pub(super) async fn duplicate_key(h: &dyn StoreHarness) -> CaseResult {
 pub(super) async fn operation_limit(h: &dyn StoreHarness) -> CaseResult {
     let store = h.store().await;
     let ops = |count: usize| (0..count).map(|n| put_op(pod(&format!("p{n}")), "x", Expect::Any)).collect::<Vec<_>>();
-    invalid(store.commit(Transaction { ops: ops(MAX_OPS + 1) }).await, "one operation too many")?;
+    invalid(store.commit(Transaction::new(ops(MAX_OPS + 1))).await, "one operation too many")?;
     ensure!(list(&*store, &all_pods()).await?.records.is_empty(), "an invalid transaction left records");
     commit(&*store, ops(MAX_OPS)).await?;
     ensure_eq!(list(&*store, &all_pods()).await?.records.len(), MAX_OPS, "records of the largest transaction");
@@ -309,7 +309,7 @@ pub(super) async fn dropped(h: &dyn StoreHarness) -> CaseResult {
         let (a, b) = (format!("a{n}"), format!("b{n}"));
         let ops = vec![put_op(pod(&a), "x", Expect::Absent), put_op(pod(&b), "x", Expect::Absent)];
         // Polled once, then dropped.
-        let _ = store.commit(Transaction { ops }).now_or_never();
+        let _ = store.commit(Transaction::new(ops)).now_or_never();
         // A commit that is acknowledged afterwards settles the order.
         put(&*store, pod("other"), "x").await?;
         let (a, b) = (get(&*store, &pod(&a)).await?, get(&*store, &pod(&b)).await?);

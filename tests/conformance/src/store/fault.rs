@@ -19,7 +19,7 @@ pub(super) async fn disconnect_leaves_no_gap(h: &dyn StoreHarness) -> CaseResult
         }
         // Not twice in one: a commit that may have happened is looked at before the next.
         let op = Op::Put { key: pod(&format!("p{n}")), value: bytes("x"), expect: wharf_core::store::Expect::Absent };
-        match store.commit(wharf_core::store::Transaction { ops: vec![op.clone()] }).await {
+        match store.commit(wharf_core::store::Transaction::new(vec![op.clone()])).await {
             Ok(revision) => written.push(revision),
             Err(StoreError::OutcomeUnknown { .. } | StoreError::Backend { .. }) => match get(&*store, op.key()).await? {
                 Some(record) => written.push(record.created),

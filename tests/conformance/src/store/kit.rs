@@ -46,7 +46,7 @@ pub(super) fn put_op(key: Key, value: &str, expect: Expect) -> Op {
 }
 
 pub(super) async fn commit(store: &dyn ObjectStore, ops: Vec<Op>) -> CaseResult<Revision> {
-    ok(store.commit(Transaction { ops }).await, "commit")
+    ok(store.commit(Transaction::new(ops)).await, "commit")
 }
 
 /// Writes whatever is there.

@@ -187,7 +187,7 @@ pub(super) async fn no_event_for_nothing(h: &dyn StoreHarness) -> CaseResult {
     let mut watch = Watched::start(&*store, &Scope::All, revision(&*store).await?).await?;
     commit(&*store, vec![Op::Delete { key: pod("absent"), expect: Expect::Any }]).await?;
     commit(&*store, vec![Op::Check { key: pod("a"), expect: Expect::Present }]).await?;
-    let refused = store.commit(wharf_core::store::Transaction { ops: vec![put_op(pod("a"), "y", Expect::Absent)] }).await;
+    let refused = store.commit(wharf_core::store::Transaction::new(vec![put_op(pod("a"), "y", Expect::Absent)])).await;
     conflict(refused, &pod("a"))?;
     let ops = vec![put_op(pod("a"), "z", Expect::Any), Op::Delete { key: pod("absent"), expect: Expect::Any }];
     let half = commit(&*store, ops).await?;

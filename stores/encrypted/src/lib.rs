@@ -1,0 +1,1 @@
+//! Encryption at rest: a decorator over any ObjectStore.

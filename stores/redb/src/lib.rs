@@ -1,0 +1,1 @@
+//! A durable ObjectStore in a folder: a log, and a redb database behind it.
