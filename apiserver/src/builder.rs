@@ -136,6 +136,8 @@ impl ApiServerBuilder {
 
         let informers = Informers::new(internal.clone(), clock.clone(), stop.clone());
         let rbac = Rbac::start(&informers, stop.clone());
+        // Who asks early would wait for it anyway, beside everything that starts meanwhile.
+        stop.run_until_cancelled(rbac.ready()).await;
         let mut authorizers: Vec<Arc<dyn Authorizer>> =
             vec![Arc::new(Masters), Arc::new(NodeAuthorizer::new(&informers, internal.clone())), Arc::new(rbac.clone())];
         authorizers.extend(self.authorizers);

@@ -175,7 +175,16 @@ pub fn encode_stored(value: &serde_json::Value) -> Result<Bytes, serde_json::Err
     Ok(out.into())
 }
 
-/// Puts `resourceVersion` into bytes made by [`encode_stored`]. Bytes of another form are returned as they are.
+/// The same of a typed object of `k8s-openapi`, whose own order is the one wanted. Its resourceVersion must not be set.
+///
+/// # Errors
+/// When it does not encode.
+pub fn encode_typed<K: kube::Resource + serde::Serialize>(object: &K) -> Result<Bytes, serde_json::Error> {
+    debug_assert!(object.meta().resource_version.is_none(), "the server alone gives a revision");
+    serde_json::to_vec(object).map(Bytes::from)
+}
+
+/// Puts `resourceVersion` into bytes made by [`encode_stored`] or [`encode_typed`]. Bytes of another form are returned as they are.
 pub fn splice_revision(stored: &Bytes, revision: Revision) -> Bytes {
     // apiVersion and kind come before metadata and hold no quotes or braces, so the first match is the right one.
     let Some(at) = stored.windows(METADATA.len()).position(|w| w == METADATA) else { return stored.clone() };

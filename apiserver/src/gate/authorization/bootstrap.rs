@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
-use serde_json::Value;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use wharf_core::api::Kind;
 use wharf_core::clock::Clock;
-use wharf_core::object::{encode_stored, resource_id, resource_of};
+use wharf_core::object::{encode_typed, resource_id, resource_of};
 use wharf_core::runtime::BoxError;
 use wharf_core::store::{Expect, Key, ListOptions, MAX_OPS, Op, Scope, SharedStore, StoreError, Transaction};
 
@@ -32,17 +32,14 @@ pub enum BootstrapError {
 fn put<K: Kind>(objects: Vec<K>, clock: &dyn Clock, ops: &mut Vec<Op>) -> Result<(), BootstrapError> {
     let resource = resource_of::<K>();
     let id = resource_id(&resource);
-    let now = clock.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    for object in objects {
-        let encode = |e: serde_json::Error| BootstrapError::Encode(Box::new(e));
-        let mut value = serde_json::to_value(&object).map_err(encode)?;
-        if let Some(Value::Object(meta)) = value.get_mut("metadata") {
-            meta.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
-            meta.insert("creationTimestamp".into(), now.clone().into());
-        }
-        let meta = object.meta();
+    let now = clock.now();
+    for mut object in objects {
+        let meta = object.meta_mut();
+        meta.uid = Some(uuid::Uuid::new_v4().to_string());
+        meta.creation_timestamp = Some(Time(now));
         let key = Key::new(id.clone(), meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
-        ops.push(Op::Put { key, value: encode_stored(&value).map_err(encode)?, expect: Expect::Absent });
+        let value = encode_typed(&object).map_err(|e| BootstrapError::Encode(Box::new(e)))?;
+        ops.push(Op::Put { key, value, expect: Expect::Absent });
     }
     Ok(())
 }
