@@ -1,6 +1,6 @@
 //! From HTTP requests to the verbs, and from their answers to responses.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -99,7 +99,8 @@ fn negotiate(accept: &str) -> Result<Form, ApiError> {
 #[derive(Debug, Clone)]
 pub struct RestService {
     registry: Arc<Registry>,
-    discovery: Arc<Discovery>,
+    /// Made when it is first asked for: a third of what an embedded cluster's start took was this, and typed clients never ask.
+    discovery: Arc<OnceLock<Discovery>>,
 }
 
 fn success(row: &Resource, object: &Object) -> Value {
@@ -147,8 +148,7 @@ fn add_warnings(response: &mut Response<Body>, warnings: &[String]) {
 impl RestService {
     /// Serves a registry.
     pub fn new(registry: Arc<Registry>) -> Self {
-        let discovery = Arc::new(Discovery::new(registry.table()));
-        Self { registry, discovery }
+        Self { registry, discovery: Arc::default() }
     }
 
     /// The verbs below.
@@ -167,7 +167,8 @@ impl RestService {
             return Err(status::method_not_supported());
         }
         let accept = accept(request);
-        if let Some((content_type, body)) = self.discovery.answer(&info.path, accept) {
+        let discovery = self.discovery.get_or_init(|| Discovery::new(self.registry.table()));
+        if let Some((content_type, body)) = discovery.answer(&info.path, accept) {
             return Ok(typed(StatusCode::OK, content_type, body));
         }
         if let Some((content_type, body)) = openapi::version_2(&info.path, accept) {
