@@ -143,6 +143,9 @@ pub enum ApiEvent {
 /// A watch; ends after an error item.
 pub type ApiWatch = BoxStream<'static, Result<ApiEvent, ApiError>>;
 
+/// The reason of [`ApiError::fenced`]; Kubernetes has no word for it.
+const FENCED: &str = "Fenced";
+
 /// What an API call can fail with.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -195,6 +198,14 @@ impl ApiError {
     /// The revision is too old; list again.
     pub fn is_expired(&self) -> bool {
         self.code() == Some(410)
+    }
+    /// Refuses the write of one who leads no more.
+    pub fn fenced(message: impl Into<String>) -> Self {
+        Self::status(412, FENCED, message)
+    }
+    /// Whoever wrote has lost the lease that the write was made under: nothing was changed, and trying again cannot help.
+    pub fn is_fenced(&self) -> bool {
+        self.reason() == Some(FENCED)
     }
     /// Its namespace is being deleted, so that nothing can be created in it.
     pub fn is_namespace_terminating(&self) -> bool {

@@ -1,6 +1,7 @@
 //! Controllers: what drives the cluster towards what was asked for.
 
 mod driver;
+pub mod election;
 mod queue;
 
 use std::fmt;

@@ -1,5 +1,7 @@
 //! The storage seam: keys to opaque bytes, with revisions, transactions and watches.
 
+mod fence;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
@@ -8,6 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+
+pub use fence::{Fence, INTERNAL_GROUP};
 
 use crate::runtime::{BoxError, Retry};
 
@@ -321,20 +325,26 @@ pub struct StoreCapabilities {
     pub history: bool,
     /// [`Transaction::ttl`] is heeded: what expires is deleted by a commit of the store's own.
     pub expiry: bool,
+    /// Other processes may use the same data at the same time. What must be done by one of them alone needs an election then.
+    pub shared: bool,
 }
 
 impl StoreCapabilities {
     /// None of them.
     pub const fn none() -> Self {
-        Self { durable: false, history: false, expiry: false }
+        Self { durable: false, history: false, expiry: false, shared: false }
     }
     /// With these, and without expiry.
     pub const fn with(durable: bool, history: bool) -> Self {
-        Self { durable, history, expiry: false }
+        Self { durable, history, expiry: false, shared: false }
     }
     /// The same with expiry or without.
     pub const fn expiry(self, expiry: bool) -> Self {
         Self { expiry, ..self }
+    }
+    /// The same for a store that other processes may use too, or for one of this process alone.
+    pub const fn shared(self, shared: bool) -> Self {
+        Self { shared, ..self }
     }
 }
 
