@@ -9,7 +9,7 @@ use wharf_core::clock::Clock;
 use wharf_core::informer::Informers;
 use wharf_core::metrics::Metrics;
 use wharf_core::node::NodeConnector;
-use wharf_core::store::SharedStore;
+use wharf_core::store::{Fence, SharedStore};
 
 use crate::gate::admission::default_plugins;
 use crate::gate::authentication::service_account::DEFAULT_ISSUER;
@@ -223,6 +223,10 @@ impl ApiServer {
     /// The API for code in this process, as a user.
     pub fn local(&self, user: User) -> SharedApi {
         Arc::new(LocalApi::new(self.registry.clone(), self.authorizer.clone(), user))
+    }
+    /// The same for one who leads under a lease: see [`LocalApi::fenced`].
+    pub fn fenced(&self, user: User, fence: Fence) -> SharedApi {
+        Arc::new(LocalApi::new(self.registry.clone(), self.authorizer.clone(), user).fenced(fence))
     }
     /// The verbs, without authorization.
     pub fn registry(&self) -> &Arc<Registry> {

@@ -9,7 +9,7 @@ use kube::core::ApiResource;
 use serde_json::Value;
 use wharf_core::api::{Api, ApiError, ApiEvent, ApiWatch, ObjectList, Query, Target, Verb, Write};
 use wharf_core::object::Object;
-use wharf_core::store::Revision;
+use wharf_core::store::{Fence, Revision};
 
 use crate::gate::{Authorizer, Decision, forbidden};
 use crate::request::{RequestInfo, User};
@@ -25,6 +25,7 @@ pub struct LocalApi {
     registry: Arc<Registry>,
     authorizer: Arc<dyn Authorizer>,
     user: Arc<User>,
+    fence: Option<Fence>,
 }
 
 fn parse(body: &Bytes) -> Result<Value, ApiError> {
@@ -37,7 +38,13 @@ fn parse(body: &Bytes) -> Result<Value, ApiError> {
 impl LocalApi {
     /// Whatever is asked for is asked for by `user`.
     pub fn new(registry: Arc<Registry>, authorizer: Arc<dyn Authorizer>, user: User) -> Self {
-        Self { registry, authorizer, user: Arc::new(user) }
+        Self { registry, authorizer, user: Arc::new(user), fence: None }
+    }
+
+    /// The same for one who leads: the store carries a write out only while `fence` is the newest acquisition of its lease. A write after
+    /// that changes nothing and fails with [`ApiError::is_fenced`].
+    pub fn fenced(self, fence: Fence) -> Self {
+        Self { fence: Some(fence), ..self }
     }
 
     fn row(&self, resource: &ApiResource) -> Result<&Arc<Resource>, ApiError> {
@@ -151,6 +158,7 @@ impl Api for LocalApi {
         self.authorize(verb, row, sub, namespace, if verb == "create" && sub.is_empty() { "" } else { name }).await?;
         let mut ctx = WriteContext::new(self.user.clone());
         ctx.field_manager = write.field_manager;
+        ctx.fence.clone_from(&self.fence);
         // Boxed: these futures are large, and every caller holds them.
         Box::pin(self.registry.carry_out(&ctx, row, sub, stored_namespace, name, write.verb, parsed)).await
     }

@@ -1,7 +1,9 @@
-//! The cluster's certificates and keys: made in memory, or kept in a directory that only its owner may read.
+//! The cluster's certificates and keys: made in memory, kept in a directory that only its owner may read, or in the store that several
+//! API servers share.
 
 mod kubeconfig;
 mod persist;
+mod shared;
 
 use std::fmt;
 use std::io;
@@ -16,8 +18,10 @@ use rcgen::{
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use wharf_core::clock::Clock;
+use wharf_core::store::SharedStore;
 
 pub use kubeconfig::{Credential, kubeconfig};
+pub use shared::record_key;
 
 use crate::gate::authentication::TokenKey;
 
@@ -63,6 +67,9 @@ pub enum PkiError {
         /// What it should hold.
         expected: &'static str,
     },
+    /// The keys that API servers share could not be read from the store, or written to it.
+    #[error("the keys in the store cannot be reached: {0}")]
+    Store(#[source] wharf_core::store::StoreError),
     /// rustls refuses the certificates.
     #[error("TLS cannot be set up: {0}")]
     Tls(#[source] wharf_core::runtime::BoxError),
@@ -101,7 +108,13 @@ pub struct Pki {
     issuer: Issuer<'static, KeyPair>,
     token_key: TokenKey,
     token_key_pem: String,
+    admin_token: String,
     not_before: Timestamp,
+}
+
+/// A bearer token that nobody guesses.
+fn random_token() -> String {
+    format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>())
 }
 
 impl fmt::Debug for Pki {
@@ -149,6 +162,7 @@ impl Pki {
         Self::assemble(
             Identity { certificate: certificate.pem(), key: key.serialize_pem() },
             token.serialize_pem(),
+            random_token(),
             clock.now(),
             Path::new("memory"),
         )
@@ -162,18 +176,39 @@ impl Pki {
         persist::load_or_generate(dir, clock)
     }
 
-    fn assemble(ca: Identity, token_key_pem: String, now: Timestamp, origin: &Path) -> Result<Self, PkiError> {
+    /// The keys that every API server over a store has: those in the store, or new ones that are then in the store. Whoever may read all of
+    /// the store may read them; a store that encrypts should encrypt [`record_key`]'s resource too.
+    ///
+    /// # Errors
+    /// When the store fails, or holds something else.
+    pub async fn of_store(store: &SharedStore, clock: &dyn Clock) -> Result<Self, PkiError> {
+        shared::of_store(store, clock).await
+    }
+
+    /// Puts these keys into a store that has none. Says whether the store has these now, or others that it had before.
+    ///
+    /// # Errors
+    /// As [`Pki::of_store`].
+    pub async fn publish(&self, store: &SharedStore) -> Result<bool, PkiError> {
+        shared::publish(self, store).await
+    }
+
+    fn assemble(ca: Identity, token_key_pem: String, admin_token: String, now: Timestamp, origin: &Path) -> Result<Self, PkiError> {
         let content = |expected| PkiError::Content { path: origin.to_owned(), expected };
         let key = KeyPair::from_pem(&ca.key).map_err(|_| content("private key of the CA"))?;
         let issuer = Issuer::from_ca_cert_pem(&ca.certificate, key).map_err(|_| content("CA certificate"))?;
         let token = KeyPair::from_pem(&token_key_pem).map_err(|_| content("private key for tokens"))?;
         let token_key = TokenKey::from_pkcs8(token.serialized_der()).map_err(|_| content("P-256 key for tokens"))?;
-        Ok(Self { ca, issuer, token_key, token_key_pem, not_before: now })
+        Ok(Self { ca, issuer, token_key, token_key_pem, admin_token, not_before: now })
     }
 
     /// The CA's certificate in PEM.
     pub fn ca_certificate(&self) -> &str {
         &self.ca.certificate
+    }
+    /// The administrator's bearer token: as lasting as the keys where they are in a store, new in each process where they are in a folder.
+    pub fn admin_token(&self) -> &str {
+        &self.admin_token
     }
     /// The key for service-account tokens.
     pub fn token_key(&self) -> &TokenKey {

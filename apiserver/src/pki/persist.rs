@@ -48,7 +48,7 @@ pub(super) fn load_or_generate(dir: &Path, clock: &dyn Clock) -> Result<Pki, Pki
         let missing = |path: &Path| PkiError::Content { path: path.to_owned(), expected: "private key" };
         let ca = Identity { certificate: ca, key: read(&key)?.ok_or_else(|| missing(&key))? };
         let token = read(&token)?.ok_or_else(|| missing(&token))?;
-        return Pki::assemble(ca, token, clock.now(), dir);
+        return Pki::assemble(ca, token, super::random_token(), clock.now(), dir);
     }
     let made = Pki::generate(clock)?;
     write_private(&key, &made.ca.key)?;

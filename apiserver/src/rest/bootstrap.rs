@@ -3,20 +3,33 @@
 use serde_json::{Value, json};
 use wharf_core::api::ApiError;
 use wharf_core::object::encode_stored;
-use wharf_core::store::{Expect, Key, ListOptions, Op, ResourceId, Scope, StoreError, Transaction};
+use wharf_core::store::{Expect, Key, Op, ResourceId, StoreError, Transaction};
 
-use super::{Registry, parse_stored, status};
+use super::{Registry, service_claims, status};
 
 /// Namespaces that Kubernetes makes itself.
 pub const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
+/// How often it is tried again when another API server over the same store does the same.
+const ATTEMPTS: usize = 8;
 
 impl Registry {
-    /// Learns which addresses are taken, and creates what every cluster has.
+    /// Creates what every cluster has, and sees to it that what Services hold is claimed.
     ///
     /// # Errors
     /// When the store fails.
     pub async fn bootstrap(&self) -> Result<(), ApiError> {
-        self.learn_services().await?;
+        for attempt in 1.. {
+            match self.create_missing().await? {
+                // Some of it came into being meanwhile, and the rest was not written.
+                Err(StoreError::Conflict { .. }) if attempt < ATTEMPTS => {}
+                Err(error) => return Err(status::of_store(error)),
+                Ok(()) => break,
+            }
+        }
+        self.repair_claims().await
+    }
+
+    async fn create_missing(&self) -> Result<Result<(), StoreError>, ApiError> {
         let mut ops = Vec::new();
         let now = self.now();
         for name in NAMESPACES {
@@ -38,16 +51,16 @@ impl Registry {
                 "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}]},
             "status": {"loadBalancer": {}},
         });
-        self.absent(Key::new(ResourceId::new("", "services"), "default", "kubernetes"), &service, &mut ops).await?;
-        self.services.learn(&service);
+        let key = Key::new(ResourceId::new("", "services"), "default", "kubernetes");
+        let before = ops.len();
+        self.absent(key.clone(), &service, &mut ops).await?;
+        if ops.len() > before {
+            ops.push(service_claims::take(service_claims::Given::Ip(self.services.ranges().first()), &key, Expect::Absent));
+        }
         if ops.is_empty() {
-            return Ok(());
+            return Ok(Ok(()));
         }
-        match self.store().commit(Transaction::new(ops)).await {
-            // Another API server over the same store was faster.
-            Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
-            Err(error) => Err(status::of_store(error)),
-        }
+        Ok(self.store().commit(Transaction::new(ops)).await.map(|_| ()))
     }
 
     async fn absent(&self, key: Key, value: &Value, ops: &mut Vec<Op>) -> Result<(), ApiError> {
@@ -56,20 +69,5 @@ impl Registry {
             ops.push(Op::Put { key, value, expect: Expect::Absent });
         }
         Ok(())
-    }
-
-    async fn learn_services(&self) -> Result<(), ApiError> {
-        let scope = Scope::Resource(ResourceId::new("", "services"));
-        let mut options = ListOptions::default();
-        loop {
-            let page = self.store().list(&scope, &options).await.map_err(status::of_store)?;
-            for record in &page.records {
-                self.services.learn(&parse_stored(&record.value)?);
-            }
-            options.after = page.records.last().map(|r| r.key.clone());
-            if !page.more || options.after.is_none() {
-                return Ok(());
-            }
-        }
     }
 }

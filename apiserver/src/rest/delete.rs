@@ -12,7 +12,7 @@ use super::admission::Operation;
 use super::read::{ListRequest, ReadAt};
 use super::select::Selection;
 use super::write::is_finished;
-use super::{MAX_RETRIES, Registry, WriteContext, Written, decode, encode, present, status, timestamp};
+use super::{MAX_RETRIES, Registry, WriteContext, Written, commit, decode, encode, present, service_claims, status, timestamp};
 use crate::resources::value::{at, items, number, object, text};
 use crate::resources::{DeleteRule, Resource};
 
@@ -80,7 +80,7 @@ impl Registry {
             warnings.extend(self.admission.validate(&request, &nothing).await?);
             let new = mark(row, &old, options, self.clock.now());
             let gone = is_finished(row, &new);
-            let transaction = if gone {
+            let mut transaction = if gone {
                 Transaction::delete(key.clone(), record.modified)
             } else if new == *old {
                 let object = present(row, Arc::new(Object::from_record(&record)));
@@ -88,18 +88,19 @@ impl Registry {
             } else {
                 Transaction::update(key.clone(), encode(row, &new)?, record.modified)
             };
+            if gone {
+                transaction.ops.extend(service_claims::ops(row, &key, Some(&old), None));
+                transaction.ops.extend(commit::acquisition(row, &key, Some(&old), None));
+            }
             let revision = if ctx.dry_run {
                 record.modified
             } else {
-                match self.store().commit(transaction).await {
+                match self.commit(ctx, transaction).await? {
                     Ok(revision) => revision,
                     Err(StoreError::Conflict { .. }) => continue,
                     Err(error) => return Err(status::of_store(error)),
                 }
             };
-            if gone && !ctx.dry_run {
-                self.services.release(row, &old);
-            }
             let value = if gone { record.value.clone() } else { encode(row, &new)? };
             let record = Record { key, value, created: record.created, modified: revision };
             let object = present(row, Arc::new(Object::from_record(&record)));

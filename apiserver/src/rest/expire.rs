@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use wharf_core::api::ApiError;
@@ -13,7 +13,7 @@ use super::{Registry, parse_stored, status};
 use crate::resources::value::text;
 
 /// How long an event is kept after it was last seen; Kubernetes' default.
-pub const EVENT_LIFE: SignedDuration = SignedDuration::from_secs(3600);
+pub const EVENT_LIFE: Duration = Duration::from_secs(3600);
 /// How often old events are looked for.
 const EVERY: Duration = Duration::from_secs(300);
 
@@ -45,8 +45,12 @@ impl Registry {
         Ok(gone)
     }
 
-    /// Deletes old events now and then, until `stop` is cancelled.
+    /// Deletes old events now and then, until `stop` is cancelled. Over a store that lets them expire itself there is nothing to do;
+    /// over one that others share, each server may try and one succeeds.
     pub async fn expire(self: Arc<Self>, stop: CancellationToken) {
+        if self.store().capabilities().expiry {
+            return;
+        }
         while stop.run_until_cancelled(self.clock.sleep(EVERY)).await.is_some() {
             if let Err(error) = self.expire_events().await {
                 tracing::warn!("old events stay: {error}");

@@ -577,7 +577,7 @@ fn context(user: &Arc<User>, request: &Request<Bytes>, params: &Params) -> Resul
         }
         name => name.to_owned(),
     };
-    Ok(WriteContext { user: user.clone(), dry_run, field_manager, validation })
+    Ok(WriteContext { user: user.clone(), dry_run, field_manager, validation, fence: None })
 }
 
 fn content_type(request: &Request<Bytes>) -> String {

@@ -2,6 +2,7 @@
 
 pub mod admission;
 mod bootstrap;
+mod commit;
 mod delete;
 mod expire;
 mod http;
@@ -9,6 +10,7 @@ mod names;
 pub mod path;
 pub mod read;
 pub mod select;
+mod service_claims;
 mod services;
 pub mod status;
 mod subresources;
@@ -22,7 +24,7 @@ use wharf_core::api::ApiError;
 use wharf_core::cache::Caches;
 use wharf_core::clock::Clock;
 use wharf_core::object::{Object, encode_stored, splice_revision};
-use wharf_core::store::{Key, SharedStore};
+use wharf_core::store::{Fence, Key, SharedStore};
 
 use self::admission::{AdmissionChain, Reviews};
 pub use self::delete::DeleteOptions;
@@ -60,12 +62,14 @@ pub struct WriteContext {
     pub field_manager: String,
     /// What to do about unknown fields.
     pub validation: FieldValidation,
+    /// Write only while this is the newest acquisition of its lease.
+    pub fence: Option<Fence>,
 }
 
 impl WriteContext {
     /// A write of a user.
     pub fn new(user: Arc<User>) -> Self {
-        Self { user, dry_run: false, field_manager: String::new(), validation: FieldValidation::Warn }
+        Self { user, dry_run: false, field_manager: String::new(), validation: FieldValidation::Warn, fence: None }
     }
 }
 

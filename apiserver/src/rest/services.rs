@@ -1,12 +1,11 @@
 //! Cluster IPs and node ports of Services: none is given twice.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 
 use ipnet::Ipv4Net;
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 use wharf_core::api::ApiError;
 
@@ -36,56 +35,37 @@ impl ServiceRanges {
     }
 }
 
-#[derive(Debug, Default, PartialEq, Eq, Hash, Clone, Copy)]
-enum Given {
-    #[default]
-    Nothing,
+/// What a Service can hold alone.
+#[derive(Debug, PartialEq, Eq, Hash, Clone, Copy)]
+pub(super) enum Given {
     Ip(Ipv4Addr),
     Port(u16),
 }
 
-#[derive(Debug)]
-struct Inner {
-    ranges: ServiceRanges,
-    used: Mutex<HashSet<Given>>,
-}
-
-/// Gives out addresses and remembers them.
-#[derive(Debug, Clone)]
-pub(crate) struct ServiceAllocator {
-    inner: Arc<Inner>,
-}
-
-/// What was given for one write; given back unless the write is kept.
-#[derive(Debug)]
-pub(super) struct Lease {
-    inner: Arc<Inner>,
-    given: Vec<Given>,
-}
-
-impl Lease {
-    pub(super) fn keep(mut self) {
-        self.given.clear();
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if !self.given.is_empty() {
-            let mut used = self.inner.used.lock();
-            for given in &self.given {
-                used.remove(given);
-            }
+impl fmt::Display for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(ip) => ip.fmt(f),
+            Self::Port(port) => port.fmt(f),
         }
     }
 }
 
-fn is_service(row: &Resource) -> bool {
+/// Whether something is held by a Service.
+pub(super) type Taken<'a> = &'a (dyn Fn(Given) -> bool + Sync);
+
+/// Chooses addresses. What is held is told to it: see `service_claims.rs`.
+#[derive(Debug, Clone)]
+pub(crate) struct ServiceAllocator {
+    ranges: ServiceRanges,
+}
+
+pub(super) fn is_service(row: &Resource) -> bool {
     row.group.is_empty() && row.plural == "services"
 }
 
 /// Everything that a stored Service holds.
-fn held(service: &Value) -> HashSet<Given> {
+pub(super) fn held(service: &Value) -> HashSet<Given> {
     let ips = items(service, &["spec", "clusterIPs"]).iter().filter_map(Value::as_str).chain([text(service, &["spec", "clusterIP"])]);
     let ports = items(service, &["spec", "ports"]).iter().filter_map(|p| number(p, &["nodePort"]));
     let extra = number(service, &["spec", "healthCheckNodePort"]);
@@ -100,68 +80,34 @@ fn refuse(service: &Value, field: &str, message: String) -> ApiError {
 
 impl ServiceAllocator {
     pub(super) fn new(ranges: ServiceRanges) -> Self {
-        Self { inner: Arc::new(Inner { ranges, used: Mutex::default() }) }
+        Self { ranges }
     }
 
     pub(super) fn ranges(&self) -> &ServiceRanges {
-        &self.inner.ranges
+        &self.ranges
     }
 
-    /// Learns what a stored Service holds.
-    pub(super) fn learn(&self, service: &Value) {
-        self.inner.used.lock().extend(held(service));
-    }
-
-    pub(super) fn nothing(&self) -> Lease {
-        Lease { inner: self.inner.clone(), given: Vec::new() }
-    }
-
-    /// Gives back what a deleted Service held.
-    pub(super) fn release(&self, row: &Resource, service: &Value) {
-        if is_service(row) {
-            let mut used = self.inner.used.lock();
-            for given in held(service) {
-                used.remove(&given);
-            }
-        }
-    }
-
-    /// Gives back what a changed Service holds no more.
-    pub(super) fn release_difference(&self, row: &Resource, old: &Value, new: &Value) {
-        if is_service(row) {
-            let now = held(new);
-            let mut used = self.inner.used.lock();
-            for given in held(old).into_iter().filter(|g| !now.contains(g)) {
-                used.remove(&given);
-            }
-        }
-    }
-
-    fn free_ip(&self) -> Option<Ipv4Addr> {
-        let net = self.inner.ranges.cluster_ips;
+    fn free_ip(&self, taken: Taken<'_>) -> Option<Ipv4Addr> {
+        let net = self.ranges.cluster_ips;
         let size = 1u64 << (32 - net.prefix_len());
         // Neither the network itself, nor its first address, nor the broadcast address.
         let choices = size.checked_sub(3).filter(|n| *n > 0)?;
         let base = u32::from(net.network()) as u64 + 2;
         let start = rand::random_range(0..choices);
-        let mut used = self.inner.used.lock();
-        (0..choices).map(|i| Ipv4Addr::from((base + (start + i) % choices) as u32)).find(|ip| used.insert(Given::Ip(*ip)))
+        (0..choices).map(|i| Ipv4Addr::from((base + (start + i) % choices) as u32)).find(|ip| !taken(Given::Ip(*ip)))
     }
 
-    fn free_port(&self) -> Option<u16> {
-        let range = &self.inner.ranges.node_ports;
+    /// A port that nobody holds, this Service included.
+    fn free_port(&self, here: &HashSet<u16>, taken: Taken<'_>) -> Option<u16> {
+        let range = &self.ranges.node_ports;
         let count = u32::from(range.end().checked_sub(*range.start())?) + 1;
         let start = rand::random_range(0..count);
-        let mut used = self.inner.used.lock();
-        (0..count).map(|i| range.start() + ((start + i) % count) as u16).find(|port| used.insert(Given::Port(*port)))
+        let mut ports = (0..count).map(|i| range.start() + ((start + i) % count) as u16);
+        ports.find(|port| !here.contains(port) && !taken(Given::Port(*port)))
     }
 
     /// Fills in the addresses of a Service that is about to be written.
-    pub(super) fn allocate(&self, row: &Resource, service: &mut Value, old: Option<&Value>, dry_run: bool) -> Result<Lease, ApiError> {
-        let mut lease = self.nothing();
-        if !is_service(row) {
-            return Ok(lease);
-        }
+    pub(super) fn allocate(&self, service: &mut Value, old: Option<&Value>, taken: Taken<'_>) -> Result<(), ApiError> {
         let kind = text(service, &["spec", "type"]).to_owned();
         let had = old.map(held).unwrap_or_default();
         if let Some(old) = old {
@@ -173,26 +119,21 @@ impl ServiceAllocator {
                 spec.remove(name);
             }
         } else {
-            self.allocate_ip(service, &had, &mut lease)?;
+            self.allocate_ip(service, &had, taken)?;
         }
         if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
-            self.allocate_ports(service, &had, &mut lease)?;
+            self.allocate_ports(service, &had, taken)?;
         }
-        if dry_run {
-            // Shown, but not taken.
-            drop(std::mem::replace(&mut lease, self.nothing()));
-        }
-        Ok(lease)
+        Ok(())
     }
 
-    fn allocate_ip(&self, service: &mut Value, had: &HashSet<Given>, lease: &mut Lease) -> Result<(), ApiError> {
+    fn allocate_ip(&self, service: &mut Value, had: &HashSet<Given>, taken: Taken<'_>) -> Result<(), ApiError> {
         let mut asked = text(service, &["spec", "clusterIP"]).to_owned();
         if asked.is_empty() {
             items(service, &["spec", "clusterIPs"]).first().and_then(Value::as_str).unwrap_or_default().clone_into(&mut asked);
         }
         if asked.is_empty() {
-            let ip = self.free_ip().ok_or_else(|| status::internal("failed to allocate a serviceIP: range is full"))?;
-            lease.given.push(Given::Ip(ip));
+            let ip = self.free_ip(taken).ok_or_else(|| status::internal("failed to allocate a serviceIP: range is full"))?;
             asked = ip.to_string();
         } else if asked != "None" {
             let ip: IpAddr = asked.parse().map_err(|_| {
@@ -203,7 +144,7 @@ impl ServiceAllocator {
                 )
             })?;
             let shown = format!("Invalid value: [\"{asked}\"]: failed to allocate IP {asked}:");
-            let range = self.inner.ranges.cluster_ips;
+            let range = self.ranges.cluster_ips;
             let IpAddr::V4(ip) = ip else {
                 return Err(refuse(service, "spec.clusterIPs", format!("{shown} this cluster has no IPv6 service range")));
             };
@@ -215,10 +156,9 @@ impl ServiceAllocator {
                         format!("{shown} the provided IP is not in the valid range. The range of valid IPs is {range}"),
                     ));
                 }
-                if !self.inner.used.lock().insert(Given::Ip(ip)) {
+                if taken(Given::Ip(ip)) {
                     return Err(refuse(service, "spec.clusterIPs", format!("{shown} provided IP is already allocated")));
                 }
-                lease.given.push(Given::Ip(ip));
             }
         }
         let spec = object(service, &["spec"]);
@@ -227,20 +167,18 @@ impl ServiceAllocator {
         Ok(())
     }
 
-    fn allocate_ports(&self, service: &mut Value, had: &HashSet<Given>, lease: &mut Lease) -> Result<(), ApiError> {
+    fn allocate_ports(&self, service: &mut Value, had: &HashSet<Given>, taken: Taken<'_>) -> Result<(), ApiError> {
         let name = text(service, &["metadata", "name"]).to_owned();
         let named = json!({"metadata": {"name": name}});
         let Some(Value::Array(ports)) = object(service, &["spec"]).get_mut("ports") else { return Ok(()) };
-        // The same number may serve TCP and UDP of one Service.
-        let mut here: HashSet<u16> = HashSet::new();
+        // Those that are asked for, by whichever of its ports. The same number may serve TCP and UDP of one Service.
+        let mut here: HashSet<u16> = ports.iter().filter_map(|p| number(p, &["nodePort"])).filter_map(|p| u16::try_from(p).ok()).collect();
         for (i, port) in ports.iter_mut().enumerate() {
             let asked = number(port, &["nodePort"]).unwrap_or(0);
             let given = if asked == 0 {
-                let port = self.free_port().ok_or_else(|| status::internal("failed to allocate a nodePort: range is full"))?;
-                lease.given.push(Given::Port(port));
-                port
+                self.free_port(&here, taken).ok_or_else(|| status::internal("failed to allocate a nodePort: range is full"))?
             } else {
-                let range = &self.inner.ranges.node_ports;
+                let range = &self.ranges.node_ports;
                 let field = format!("spec.ports[{i}].nodePort");
                 let valid = u16::try_from(asked).ok();
                 let number = valid.filter(|p| range.contains(p) || had.contains(&Given::Port(*p))).ok_or_else(|| {
@@ -253,11 +191,8 @@ impl ServiceAllocator {
                         ),
                     )
                 })?;
-                if !had.contains(&Given::Port(number)) && !here.contains(&number) {
-                    if !self.inner.used.lock().insert(Given::Port(number)) {
-                        return Err(refuse(&named, &field, format!("Invalid value: {asked}: provided port is already allocated")));
-                    }
-                    lease.given.push(Given::Port(number));
+                if !had.contains(&Given::Port(number)) && taken(Given::Port(number)) {
+                    return Err(refuse(&named, &field, format!("Invalid value: {asked}: provided port is already allocated")));
                 }
                 number
             };
@@ -307,40 +242,48 @@ fn carry_over(service: &mut Value, old: &Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::Service;
 
     fn service(kind: &str, ip: &str) -> Value {
         json!({"metadata":{"name":"a"},"spec":{"type":kind,"clusterIP":ip,"ports":[{"port":80,"protocol":"TCP"}]}})
     }
 
     #[test]
-    fn nothing_is_given_twice_and_what_is_not_kept_returns() {
-        let row = Resource::of::<Service>(true);
+    fn what_is_taken_is_not_given_and_is_refused() {
         let allocator = ServiceAllocator::new(ServiceRanges { cluster_ips: "10.0.0.0/30".parse().unwrap(), node_ports: 30_000..=30_000 });
         let mut first = service("NodePort", "");
-        let lease = allocator.allocate(&row, &mut first, None, false).unwrap();
+        allocator.allocate(&mut first, None, &|_| false).unwrap();
         assert_eq!(first["spec"]["clusterIP"], "10.0.0.2");
         assert_eq!(first["spec"]["ports"][0]["nodePort"], 30_000);
-        assert!(allocator.allocate(&row, &mut service("ClusterIP", ""), None, false).is_err());
-        drop(lease);
-        allocator.allocate(&row, &mut service("NodePort", ""), None, false).unwrap().keep();
-        allocator.release(&row, &first);
-        allocator.allocate(&row, &mut service("ClusterIP", "10.0.0.2"), None, false).unwrap().keep();
-        let error = allocator.allocate(&row, &mut service("ClusterIP", "10.0.0.2"), None, false).unwrap_err();
+        let taken = held(&first);
+        let taken: Taken<'_> = &|given| taken.contains(&given);
+        assert!(allocator.allocate(&mut service("ClusterIP", ""), None, taken).unwrap_err().to_string().contains("range is full"));
+        let error = allocator.allocate(&mut service("ClusterIP", "10.0.0.2"), None, taken).unwrap_err();
         assert!(error.to_string().contains("already allocated"), "{error}");
+        let mut asks = service("NodePort", "None");
+        asks["spec"]["ports"][0]["nodePort"] = json!(30_000);
+        assert!(allocator.allocate(&mut asks, None, taken).unwrap_err().to_string().contains("already allocated"));
+    }
+
+    #[test]
+    fn a_port_that_is_asked_for_is_not_given_to_another_port_of_the_same_service() {
+        let allocator = ServiceAllocator::new(ServiceRanges { node_ports: 30_000..=30_001, ..ServiceRanges::default() });
+        let mut two = json!({"metadata":{"name":"a"},"spec":{"type":"NodePort","ports":[
+            {"port":80,"protocol":"TCP"}, {"port":81,"protocol":"TCP","nodePort":30_000}]}});
+        allocator.allocate(&mut two, None, &|_| false).unwrap();
+        assert_eq!(two["spec"]["ports"][0]["nodePort"], 30_001);
     }
 
     #[test]
     fn an_update_keeps_its_addresses() {
-        let row = Resource::of::<Service>(true);
         let allocator = ServiceAllocator::new(ServiceRanges::default());
         let mut old = service("NodePort", "");
-        allocator.allocate(&row, &mut old, None, false).unwrap().keep();
+        allocator.allocate(&mut old, None, &|_| false).unwrap();
         let mut new = service("NodePort", "");
-        allocator.allocate(&row, &mut new, Some(&old), false).unwrap().keep();
+        let mine = held(&old);
+        allocator.allocate(&mut new, Some(&old), &|given| mine.contains(&given)).unwrap();
         assert_eq!(new["spec"], old["spec"]);
         let mut headless = service("ClusterIP", "None");
-        allocator.allocate(&row, &mut headless, None, false).unwrap().keep();
+        allocator.allocate(&mut headless, None, &|_| false).unwrap();
         assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
     }
 }

@@ -9,7 +9,9 @@ use wharf_core::object::Object;
 use wharf_core::store::{Expect, Key, Op, Record, ResourceId, Revision, StoreError, Transaction};
 
 use super::admission::{AdmissionRequest, Operation};
-use super::{FieldValidation, MAX_RETRIES, Registry, WriteContext, Written, decode, encode, names, present, status};
+use super::{
+    FieldValidation, MAX_RETRIES, Registry, WriteContext, Written, commit, decode, encode, names, present, service_claims, status,
+};
 use crate::patch;
 use crate::resources::value::{as_map, at, copy_member, items, object, text};
 use crate::resources::{DeleteRule, Resource, StatusRule};
@@ -126,8 +128,9 @@ impl Registry {
         (row.defaults)(&mut value);
         self.validate(row, &value, None)?;
         warnings.extend(self.admission.validate(&request, &value).await?);
-        let lease = self.services.allocate(row, &mut value, None, ctx.dry_run)?;
         let mut check = check;
+        let mut asked = value.clone();
+        self.allocate(row, &mut value, None).await?;
         for attempt in 0.. {
             let key = Self::key(row, namespace, text(&value, &["metadata", "name"]));
             let stored = encode(row, &value)?;
@@ -140,12 +143,19 @@ impl Registry {
             }
             let mut ops = vec![Op::Put { key: key.clone(), value: stored.clone(), expect: Expect::Absent }];
             ops.extend(check.clone());
-            match self.store().commit(Transaction::new(ops)).await {
+            ops.extend(service_claims::ops(row, &key, None, Some(&value)));
+            ops.extend(commit::acquisition(row, &key, None, Some(&value)));
+            match self.commit(ctx, Transaction::new(ops)).await? {
                 Ok(revision) => {
-                    lease.keep();
                     let record = Record { key, value: stored, created: revision, modified: revision };
                     let object = present(row, Arc::new(Object::from_record(&record)));
                     return Ok(Written { object, warnings, created: true, gone: false });
+                }
+                Err(StoreError::Conflict { key: at, .. }) if service_claims::is_claim(&at) && attempt < MAX_RETRIES => {
+                    // Another server gave it out meanwhile. Something else is given, or what was asked for is refused.
+                    self.claims_seen().await?;
+                    value.clone_from(&asked);
+                    self.allocate(row, &mut value, None).await?;
                 }
                 Err(StoreError::Conflict { key: at, .. }) if at != key && attempt < MAX_RETRIES => {
                     // The namespace has changed meanwhile; it may be terminating now.
@@ -154,7 +164,9 @@ impl Registry {
                 Err(StoreError::Conflict { .. }) if generated && attempt < NAME_TRIES => {
                     let name = names::generate(&base);
                     request.name.clone_from(&name);
-                    object(&mut value, &["metadata"]).insert("name".into(), name.into());
+                    for value in [&mut value, &mut asked] {
+                        object(value, &["metadata"]).insert("name".into(), name.as_str().into());
+                    }
                 }
                 Err(StoreError::Conflict { .. }) => return Err(status::already_exists(&row.group, &row.plural, &key.name)),
                 Err(error) => return Err(status::of_store(error)),
@@ -323,7 +335,9 @@ impl Registry {
         let request = self.admission_request(ctx, row, Operation::Update, sub, key, Some(old.clone()));
         warnings.extend(self.admission.admit(&request, &mut new).await?);
         keep_parts(row, sub, &mut new, &old);
-        let lease = if sub.is_empty() { self.services.allocate(row, &mut new, Some(&old), ctx.dry_run)? } else { self.services.nothing() };
+        if sub.is_empty() {
+            self.allocate(row, &mut new, Some(&old)).await?;
+        }
         bump_generation(row, &mut new, &old);
         self.validate(row, &new, Some(&old))?;
         warnings.extend(self.admission.validate(&request, &new).await?);
@@ -335,9 +349,11 @@ impl Registry {
             if ctx.dry_run {
                 return unchanged(Object::from_served(key.clone(), record.modified, stored), warnings);
             }
-            return match self.store().commit(Transaction::delete(key.clone(), record.modified)).await {
+            let mut transaction = Transaction::delete(key.clone(), record.modified);
+            transaction.ops.extend(service_claims::ops(row, key, Some(&old), None));
+            transaction.ops.extend(commit::acquisition(row, key, Some(&old), None));
+            return match self.commit(ctx, transaction).await? {
                 Ok(revision) => {
-                    self.services.release(row, &new);
                     let last = Record { key: key.clone(), value: stored, created: record.created, modified: revision };
                     let object = present(row, Arc::new(Object::from_record(&last)));
                     Ok(Some(Written { object, warnings, created: false, gone: true }))
@@ -352,12 +368,18 @@ impl Registry {
         if ctx.dry_run {
             return unchanged(Object::from_served(key.clone(), record.modified, stored), warnings);
         }
-        match self.store().commit(Transaction::update(key.clone(), stored.clone(), record.modified)).await {
+        let mut transaction = Transaction::update(key.clone(), stored.clone(), record.modified);
+        transaction.ops.extend(service_claims::ops(row, key, Some(&old), Some(&new)));
+        transaction.ops.extend(commit::acquisition(row, key, Some(&old), Some(&new)));
+        match self.commit(ctx, transaction).await? {
             Ok(revision) => {
-                lease.keep();
-                self.services.release_difference(row, &old, &new);
                 let record = Record { key: key.clone(), value: stored, created: record.created, modified: revision };
                 unchanged(Object::from_record(&record), warnings)
+            }
+            Err(StoreError::Conflict { key: at, .. }) if service_claims::is_claim(&at) => {
+                // Another server gave it out meanwhile: the next try sees so.
+                self.claims_seen().await?;
+                Ok(None)
             }
             Err(StoreError::Conflict { .. }) => Ok(None),
             Err(error) => Err(status::of_store(error)),
