@@ -8,6 +8,7 @@ use wharf_apiserver::pki::PkiError;
 use wharf_core::api::ApiError;
 use wharf_core::clock::{Clock, SystemClock};
 use wharf_core::controller::Controller;
+use wharf_core::controller::election::{ElectionError, Timing};
 use wharf_core::scheduler::Scheduler;
 use wharf_core::store::{SharedStore, StoreError};
 use wharf_scheduler_framework::Profile;
@@ -41,6 +42,9 @@ pub enum ClusterError {
     /// A kubeconfig was asked for, but the API is not served on an address.
     #[error("the API is not served on an address: build the cluster with `listen`")]
     NotListening,
+    /// The times of the leader election do not go together.
+    #[error(transparent)]
+    Election(#[from] ElectionError),
     /// No node of this name is in the cluster, or it is already.
     #[error("node {name:?}: {message}")]
     Node {
@@ -65,6 +69,9 @@ pub struct ClusterBuilder {
     pub(crate) built_in_controllers: bool,
     pub(crate) scheduler: Option<Arc<dyn Scheduler>>,
     pub(crate) profile: Option<Arc<Profile>>,
+    pub(crate) leader_election: Option<bool>,
+    pub(crate) timing: Timing,
+    pub(crate) identity: Option<String>,
 }
 
 impl std::fmt::Debug for ClusterBuilder {
@@ -90,6 +97,9 @@ impl Default for ClusterBuilder {
             built_in_controllers: true,
             scheduler: None,
             profile: None,
+            leader_election: None,
+            timing: Timing::default(),
+            identity: None,
         }
     }
 }
@@ -106,7 +116,8 @@ impl ClusterBuilder {
         self
     }
     /// A folder for keys and certificates, so that kubeconfigs stay good over restarts. Without one they are kept in memory, and
-    /// made only for a cluster that needs them: one that listens, or has nodes that are not hollow.
+    /// made only for a cluster that needs them: one that listens, or has nodes that are not hollow. Where several processes may share
+    /// the store, keys are taken from the store unless the folder has some.
     pub fn data(mut self, folder: impl Into<PathBuf>) -> Self {
         self.data = Some(folder.into());
         self
@@ -126,7 +137,26 @@ impl ClusterBuilder {
         self.hollow = count;
         self
     }
-    /// A controller beside the built-in ones.
+    /// Whether controllers and scheduler compete with other processes for leases, `kube-system/kube-controller-manager` and
+    /// `kube-system/kube-scheduler`, before they work. If nothing is said the store decides: one that other processes may use at the same
+    /// time ([`StoreCapabilities::shared`](wharf_core::store::StoreCapabilities::shared)) needs it, and any other would only make a process
+    /// that was killed wait for its own lease.
+    pub fn leader_election(mut self, yes: bool) -> Self {
+        self.leader_election = Some(yes);
+        self
+    }
+    /// How long leases hold, and how they are renewed; Kubernetes' times if nothing is said.
+    pub fn leader_election_timing(mut self, timing: Timing) -> Self {
+        self.timing = timing;
+        self
+    }
+    /// How this process is called among those that share the cluster; the machine's name if nothing is said. A lease's holder is this with
+    /// something random behind it.
+    pub fn identity(mut self, name: impl Into<String>) -> Self {
+        self.identity = Some(name.into());
+        self
+    }
+    /// A controller beside the built-in ones. Under leader election it may run for several terms, one after another.
     pub fn controller(mut self, controller: Arc<dyn Controller>) -> Self {
         self.controllers.push(controller);
         self

@@ -13,11 +13,9 @@ use tokio_util::task::TaskTracker;
 use wharf_apiserver::request::User;
 use wharf_apiserver::server::TlsOptions;
 use wharf_apiserver::{ApiServer, pki};
-use wharf_controllers::serviceaccount::RootCaPublisher;
 use wharf_core::api::SharedApi;
 use wharf_core::clock::Clock;
-use wharf_core::controller::{Context, Controller, Driver, DriverOptions};
-use wharf_core::events::EventRecorder;
+use wharf_core::controller::election::ElectionMetrics;
 use wharf_core::informer::Informers;
 use wharf_core::metrics::{ControllerMetrics, Metrics};
 use wharf_core::proxy::NodeInfo;
@@ -25,10 +23,12 @@ use wharf_core::proxy_driver::ProxyDriver;
 use wharf_core::scheduler::Scheduler;
 use wharf_node::{AgentConnector, NodeAgent};
 use wharf_runtime_hollow::HollowRuntime;
-use wharf_scheduler_framework::{FrameworkScheduler, LoopOptions, Profile, SchedulerLoop};
+use wharf_scheduler_framework::{FrameworkScheduler, Profile};
 
 use crate::builder::{ClusterBuilder, ClusterError};
+use crate::keys;
 use crate::node::NodeSpec;
+use crate::once::{Controllers, Election, Role, Stage, schedule};
 
 /// How long a shutdown waits for each task that runs.
 pub const DRAIN: Duration = Duration::from_secs(10);
@@ -43,15 +43,17 @@ struct Shared {
     clock: Arc<dyn Clock>,
     server: ApiServer,
     pki: Option<Arc<pki::Pki>>,
-    token: Option<String>,
     address: Option<SocketAddr>,
     connector: Arc<AgentConnector>,
-    context: Context,
+    stage: Stage,
     /// What all agents read alike: Services.
     node_informers: Informers,
     nodes: Mutex<BTreeMap<String, Running>>,
+    /// Ends what works through the API; then `stop` ends the API, too.
+    work: CancellationToken,
     stop: CancellationToken,
     tasks: TaskTracker,
+    workers: TaskTracker,
 }
 
 /// A cluster in one process. Cheap to clone; it runs until [`Cluster::shutdown`].
@@ -64,11 +66,6 @@ impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Cluster").field("address", &self.shared.address).field("nodes", &self.nodes()).finish_non_exhaustive()
     }
-}
-
-/// Who the controllers are. Kubernetes gives each its own account; here they share one that may do everything.
-fn controllers() -> User {
-    User::master("system:kube-controller-manager")
 }
 
 /// Who the other parts of a cluster are; RBAC has a role for each.
@@ -88,7 +85,8 @@ impl Cluster {
     }
 
     pub(crate) async fn start(mut builder: ClusterBuilder) -> Result<Self, ClusterError> {
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let (stop, tasks, workers) = (CancellationToken::new(), TaskTracker::new(), TaskTracker::new());
+        let work = stop.child_token();
         // Whatever goes wrong below, what was started ends.
         let guard = stop.clone().drop_guard();
         let clock = builder.clock.clone();
@@ -101,19 +99,17 @@ impl Cluster {
         let address = listener.as_ref().and_then(|l| l.local_addr().ok());
         // Keys cost time, so a cluster that nobody calls from outside has none: no socket, and no pods that hold tokens.
         let called = address.is_some() || builder.nodes.iter().any(|node| !node.hollow);
-        let keys = match &builder.data {
-            Some(folder) => Some(Arc::new(pki::Pki::load_or_generate(&folder.join("pki"), &*clock)?)),
-            None if called => Some(Arc::new(pki::Pki::generate(&*clock)?)),
-            None => None,
+        let store = builder.take_store();
+        let several = builder.leader_election.unwrap_or(store.capabilities().shared);
+        let folder = builder.data.as_ref().map(|data| data.join("pki"));
+        let keys = match several {
+            _ if !called && folder.is_none() => None,
+            true => Some(Arc::new(keys::of_several(folder.as_deref(), &store, &*clock).await?)),
+            false => Some(Arc::new(keys::of_one(folder.as_deref(), &*clock)?)),
         };
-        let token = keys.as_ref().map(|_| format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>()));
-        let mut server =
-            ApiServer::builder(builder.take_store(), clock.clone()).nodes(connector.clone()).metrics(metrics.clone()).stop(stop.clone());
+        let mut server = ApiServer::builder(store, clock.clone()).nodes(connector.clone()).metrics(metrics.clone()).stop(stop.clone());
         if let Some(keys) = &keys {
-            server = server.pki(keys.clone());
-        }
-        if let Some(token) = &token {
-            server = server.token(token, admin());
+            server = server.pki(keys.clone()).token(keys.admin_token(), admin());
         }
         let server = Box::pin(server.build()).await?;
         if let (Some(keys), Some(listener), Some(address)) = (&keys, listener, address) {
@@ -125,25 +121,28 @@ impl Cluster {
                 }
             });
         }
-        let context = context(&server, &clock, &stop, controllers(), "kube-controller-manager");
+        let identity = || format!("{}_{}", builder.identity.clone().unwrap_or_else(machine), uuid());
+        let election = several.then(|| Election { identity: identity(), timing: builder.timing, metrics: ElectionMetrics::new(&metrics) });
+        let stage = Stage { server: server.clone(), clock: clock.clone(), election };
         let node_informers = Informers::new(server.local(component("system:kube-proxy")), clock.clone(), stop.clone());
         let cluster = Self {
             shared: Arc::new(Shared {
                 clock,
                 server,
                 pki: keys,
-                token,
                 address,
                 connector,
-                context,
+                stage,
                 node_informers,
                 nodes: Mutex::default(),
+                work,
                 stop,
                 tasks,
+                workers,
             }),
         };
-        cluster.run_controllers(&builder, &metrics);
-        cluster.run_scheduler(builder.scheduler.take(), builder.profile.take());
+        cluster.run_controllers(&builder, &metrics)?;
+        cluster.run_scheduler(builder.scheduler.take(), builder.profile.take())?;
         for node in std::mem::take(&mut builder.nodes) {
             cluster.add_node(node).await?;
         }
@@ -154,23 +153,22 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn run_controllers(&self, builder: &ClusterBuilder, metrics: &Metrics) {
+    fn run_controllers(&self, builder: &ClusterBuilder, metrics: &Metrics) -> Result<(), ClusterError> {
         let shared = &self.shared;
-        let driver = Driver::new(shared.context.clone(), ControllerMetrics::new(metrics), DriverOptions::default());
-        let mut controllers: Vec<Arc<dyn Controller>> = builder.controllers.clone();
-        if builder.built_in_controllers {
-            controllers.extend(wharf_controllers::all());
-            if let Some(keys) = &shared.pki {
-                controllers.push(Arc::new(RootCaPublisher::new(keys.ca_certificate())));
-            }
-        }
-        for controller in controllers {
-            let (driver, stop) = (driver.clone(), shared.stop.clone());
-            shared.tasks.spawn(async move { driver.run(controller, stop).await });
-        }
+        let controllers = Controllers {
+            own: builder.controllers.clone(),
+            built_in: builder.built_in_controllers,
+            ca: shared.pki.as_ref().map(|keys| keys.ca_certificate().to_owned()),
+            metrics: ControllerMetrics::new(metrics),
+        };
+        // Kubernetes gives each its own account; here they share one that may do everything.
+        let user = User::master("system:kube-controller-manager");
+        let role = Role { lease: "kube-controller-manager", component: "kube-controller-manager", user };
+        shared.workers.spawn(shared.stage.play(role, shared.work.clone(), move |context, stop| controllers.run(context, stop))?);
+        Ok(())
     }
 
-    fn run_scheduler(&self, custom: Option<Arc<dyn Scheduler>>, profile: Option<Arc<Profile>>) {
+    fn run_scheduler(&self, custom: Option<Arc<dyn Scheduler>>, profile: Option<Arc<Profile>>) -> Result<(), ClusterError> {
         let shared = &self.shared;
         let default = || wharf_scheduler_plugins::default_profile().build(&wharf_scheduler_plugins::registry()).map(Arc::new);
         let profile = match profile.map_or_else(default, Ok) {
@@ -178,14 +176,13 @@ impl Cluster {
             // The default profile names only plugins of the registry beside it; a test of that crate holds it to this.
             Err(error) => {
                 tracing::error!("no scheduler runs: {error}");
-                return;
+                return Ok(());
             }
         };
         let scheduler = custom.unwrap_or_else(|| Arc::new(FrameworkScheduler::new(profile.clone(), rand::random())));
-        let context = context(&shared.server, &shared.clock, &shared.stop, component("system:kube-scheduler"), "default-scheduler");
-        let run = SchedulerLoop::new(context, scheduler, profile, LoopOptions::default());
-        let stop = shared.stop.clone();
-        shared.tasks.spawn(async move { run.run(stop).await });
+        let role = Role { lease: "kube-scheduler", component: "default-scheduler", user: component("system:kube-scheduler") };
+        shared.workers.spawn(shared.stage.play(role, shared.work.clone(), schedule(scheduler, profile))?);
+        Ok(())
     }
 
     /// A `kube::Client` over the API server in this process, as the cluster's administrator. No socket, but the same
@@ -221,11 +218,14 @@ impl Cluster {
     /// When no address is listened on, or the certificate cannot be made.
     pub fn kubeconfig(&self) -> Result<String, ClusterError> {
         let shared = &self.shared;
-        let (Some(keys), Some(address), Some(token)) = (&shared.pki, shared.address, &shared.token) else {
+        let (Some(keys), Some(address)) = (&shared.pki, shared.address) else {
             return Err(ClusterError::NotListening);
         };
         let host = if address.ip().is_unspecified() { SocketAddr::new(IpAddr::from([127, 0, 0, 1]), address.port()) } else { address };
-        let contexts = [("wharf", pki::Credential::Certificate(keys.admin()?)), ("wharf-token", pki::Credential::Token(token.clone()))];
+        let contexts = [
+            ("wharf", pki::Credential::Certificate(keys.admin()?)),
+            ("wharf-token", pki::Credential::Token(keys.admin_token().to_owned())),
+        ];
         Ok(pki::kubeconfig("wharf", &format!("https://{host}"), keys.ca_certificate(), &contexts))
     }
 
@@ -253,11 +253,12 @@ impl Cluster {
             nodes.insert(name.clone(), Running { spec: spec.clone(), agent: None });
         }
         if let Some(proxy) = &spec.proxy {
-            let context = context(&self.shared.server, &self.shared.clock, &self.shared.stop, component("system:kube-proxy"), "kube-proxy");
+            let api = self.shared.server.local(component("system:kube-proxy"));
+            let informers = Informers::new(api, self.shared.clock.clone(), self.shared.work.clone());
             let node = NodeInfo { name: name.clone(), addresses: spec.addresses.clone() };
-            let driver = ProxyDriver::new(proxy.clone(), context.informers, self.shared.clock.clone(), node, spec.pod_cidrs.clone());
-            let stop = self.shared.stop.clone();
-            self.shared.tasks.spawn(async move { driver.run(stop).await });
+            let driver = ProxyDriver::new(proxy.clone(), informers, self.shared.clock.clone(), node, spec.pod_cidrs.clone());
+            let stop = self.shared.work.clone();
+            self.shared.workers.spawn(async move { driver.run(stop).await });
         }
         self.start_node(&name)
     }
@@ -296,7 +297,7 @@ impl Cluster {
         }
         let agent = builder.build();
         shared.connector.register(name, agent.handle());
-        let stop = shared.stop.child_token();
+        let stop = shared.work.child_token();
         let task = tokio::spawn(agent.run(stop.clone()));
         running.agent = Some((stop, task));
         Ok(())
@@ -317,19 +318,24 @@ impl Cluster {
         Ok(())
     }
 
-    /// Ends everything that runs in this process, in good order. Containers and what a proxy installed stay.
+    /// Ends everything that runs in this process, in good order: first what works through the API, which gives its leases back so that
+    /// another process takes over at once, then the API. Containers and what a proxy installed stay.
     ///
     /// # Cancellation
-    /// Everything was told to end when this is first polled.
+    /// A dropped shutdown ends everything at once.
     pub async fn shutdown(&self) {
-        self.shared.stop.cancel();
+        let _whatever_happens = self.shared.stop.clone().drop_guard();
+        self.shared.work.cancel();
         self.shared.tasks.close();
+        self.shared.workers.close();
         let agents: Vec<_> = self.shared.nodes.lock().values_mut().filter_map(|n| n.agent.take()).collect();
         let all = async {
             for (_, task) in agents {
                 // An agent that panicked has ended too.
                 let _ = task.await;
             }
+            self.shared.workers.wait().await;
+            self.shared.stop.cancel();
             self.shared.tasks.wait().await;
         };
         tokio::select! {
@@ -343,12 +349,13 @@ fn admin() -> User {
     User::new("kubernetes-admin", [pki::ADMIN_GROUP, "system:authenticated"])
 }
 
-fn context(server: &ApiServer, clock: &Arc<dyn Clock>, stop: &CancellationToken, user: User, name: &str) -> Context {
-    let api = server.local(user);
-    Context {
-        informers: Informers::new(api.clone(), clock.clone(), stop.clone()),
-        events: EventRecorder::new(api.clone(), clock.clone(), name, ""),
-        api,
-        clock: clock.clone(),
-    }
+/// What this machine is called.
+fn machine() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { "wharf".into() } else { name.trim().to_owned() }
+}
+
+/// What nobody else is called.
+fn uuid() -> String {
+    format!("{:032x}", rand::random::<u128>())
 }

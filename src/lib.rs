@@ -16,7 +16,11 @@
 
 mod builder;
 mod cluster;
+mod keys;
 mod node;
+mod once;
+#[cfg(test)]
+mod tests;
 
 pub use builder::{ClusterBuilder, ClusterError};
 pub use cluster::Cluster;

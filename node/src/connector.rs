@@ -131,7 +131,12 @@ impl AgentConnector {
         self.agents.remove(node);
     }
     fn agent(&self, node: &str) -> Result<AgentHandle, ApiError> {
-        self.agents.get(node).map(|a| a.clone()).ok_or_else(|| not_found(format!("no agent serves node {node:?}")))
+        self.agents.get(node).map(|a| a.clone()).ok_or_else(|| {
+            let message = format!(
+                "the agent of node {node:?} does not run in this process, and logs, exec, attach and port-forward are not passed on to others: ask the API server of the process that has it"
+            );
+            ApiError::status(503, "ServiceUnavailable", message)
+        })
     }
 }
 

@@ -176,6 +176,14 @@ impl Pki {
         persist::load_or_generate(dir, clock)
     }
 
+    /// The CA and token key in a directory, if it has any.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or holds something else.
+    pub fn load(dir: &Path, clock: &dyn Clock) -> Result<Option<Self>, PkiError> {
+        persist::load(dir, clock)
+    }
+
     /// The keys that every API server over a store has: those in the store, or new ones that are then in the store. Whoever may read all of
     /// the store may read them; a store that encrypts should encrypt [`record_key`]'s resource too.
     ///

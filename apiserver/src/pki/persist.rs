@@ -39,17 +39,25 @@ pub(super) fn write_private(path: &Path, text: &str) -> Result<(), PkiError> {
     write().map_err(file(path))
 }
 
-pub(super) fn load_or_generate(dir: &Path, clock: &dyn Clock) -> Result<Pki, PkiError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(file(dir))?;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(file(dir))?;
+pub(super) fn load(dir: &Path, clock: &dyn Clock) -> Result<Option<Pki>, PkiError> {
     let (certificate, key, token) = (dir.join(CA_CERTIFICATE), dir.join(CA_KEY), dir.join(TOKEN_KEY));
     // The certificate is written last: without it nothing has been issued yet.
     if let Some(ca) = read(&certificate)? {
         let missing = |path: &Path| PkiError::Content { path: path.to_owned(), expected: "private key" };
         let ca = Identity { certificate: ca, key: read(&key)?.ok_or_else(|| missing(&key))? };
         let token = read(&token)?.ok_or_else(|| missing(&token))?;
-        return Pki::assemble(ca, token, super::random_token(), clock.now(), dir);
+        return Pki::assemble(ca, token, super::random_token(), clock.now(), dir).map(Some);
     }
+    Ok(None)
+}
+
+pub(super) fn load_or_generate(dir: &Path, clock: &dyn Clock) -> Result<Pki, PkiError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(file(dir))?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(file(dir))?;
+    if let Some(found) = load(dir, clock)? {
+        return Ok(found);
+    }
+    let (certificate, key, token) = (dir.join(CA_CERTIFICATE), dir.join(CA_KEY), dir.join(TOKEN_KEY));
     let made = Pki::generate(clock)?;
     write_private(&key, &made.ca.key)?;
     write_private(&token, &made.token_key_pem)?;
