@@ -51,7 +51,7 @@ pub use crate::options::{
 };
 pub use crate::watch::{RECONNECT_MOST, RECONNECT_PATIENCE};
 
-pub(crate) const CAPABILITIES: StoreCapabilities = StoreCapabilities::with(true, true);
+pub(crate) const CAPABILITIES: StoreCapabilities = StoreCapabilities::with(true, true).shared(true);
 
 /// A store over etcd. Clones share it; watches end when the last clone is dropped.
 ///
