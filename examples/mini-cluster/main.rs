@@ -63,6 +63,9 @@ async fn run(options: &Options, begin: Instant) -> Outcome {
         .map_err(|e| format!("cannot make the data folder {}: {e}; choose another with --data", choice.data.display()))?;
 
     let mut builder = Cluster::builder().data(&choice.data).listen(options.listen);
+    if let Some(name) = &options.node_name {
+        builder = builder.identity(name);
+    }
     if let Some(store) = parts::store(options, &choice).await? {
         builder = builder.store(store);
     }

@@ -14,9 +14,11 @@ Examples:
   mini-cluster --listen 127.0.0.1:0 --kubeconfig /tmp/kc --data /tmp/wharf
   mini-cluster --proxy ipvs                      Services through the kernel's virtual servers
   mini-cluster --store etcd --etcd-endpoints http://127.0.0.1:2379
+  mini-cluster --store etcd --node-name second --listen 127.0.0.1:0 --data /tmp/second --runtime hollow
+                                                 a second process of the same cluster: one of the two leads
   mini-cluster --runtime containerd --runtime-endpoint unix:///run/containerd/containerd.sock
 
-The last two need a build with the feature of that name, and building those needs protoc:
+Those with etcd or containerd need a build with the feature of that name, and building those needs protoc:
   cargo run --release --features etcd,containerd --example mini-cluster -- --store etcd
 
 Then, in another terminal:
@@ -57,10 +59,16 @@ pub struct Options {
     /// What makes Services reachable [default: iptables with real containers, none otherwise].
     #[arg(long, value_enum)]
     pub proxy: Option<Proxy>,
-    /// Where pods' addresses come from, for `--runtime containerd`: its CNI configuration decides, the proxy has to know
-    /// [default: traffic from pods is not told from other traffic].
+    /// Where pods' addresses come from [default: 10.244.0.0/16]. With `--runtime containerd` its CNI configuration decides, but the
+    /// proxy has to know [default: traffic from pods is not told from other traffic].
     #[arg(long, value_name = "CIDR")]
     pub pod_cidr: Option<ipnet::IpNet>,
+    /// The bridge that pods are on, with `--runtime youki`. Two processes on one machine need different ones.
+    #[arg(long, value_name = "NAME", default_value = wharf::network::DEFAULT_BRIDGE)]
+    pub bridge: String,
+    /// How this process and its nodes are called among those that share a store [default: the machine's name].
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
     /// Hollow nodes, besides the real one [default: 0 with real containers, 3 otherwise].
     #[arg(long, value_name = "N")]
     pub nodes: Option<usize>,

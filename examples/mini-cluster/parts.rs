@@ -75,7 +75,7 @@ impl Parts {
     /// Adds the chosen nodes to a cluster.
     pub async fn add(&mut self, cluster: &Cluster, options: &Options, choice: &Choice) -> Outcome {
         match choice.runtime {
-            Runtime::Youki => self.add_youki(cluster, choice).await?,
+            Runtime::Youki => self.add_youki(cluster, options, choice).await?,
             #[cfg(feature = "containerd")]
             Runtime::Containerd => self.add_containerd(cluster, options, choice).await?,
             #[cfg(not(feature = "containerd"))]
@@ -84,17 +84,26 @@ impl Parts {
         }
         for index in 0..choice.hollow {
             let runtime: SharedRuntime = Arc::new(HollowRuntime::new());
-            cluster.add_node(NodeSpec::hollow(format!("hollow-{index}"), runtime)).await?;
+            let name = match &options.node_name {
+                Some(name) => format!("{name}-hollow-{index}"),
+                None => format!("hollow-{index}"),
+            };
+            cluster.add_node(NodeSpec::hollow(name, runtime)).await?;
         }
         Ok(())
     }
 
-    async fn add_youki(&mut self, cluster: &Cluster, choice: &Choice) -> Outcome {
-        let (address, prefix) = POD_RANGE;
-        let network = Arc::new(BridgeNetwork::builder(address, prefix, choice.data.join("network")).build()?);
+    async fn add_youki(&mut self, cluster: &Cluster, options: &Options, choice: &Choice) -> Outcome {
+        let (address, prefix) = match options.pod_cidr {
+            None => POD_RANGE,
+            Some(ipnet::IpNet::V4(range)) => (range.network(), range.prefix_len()),
+            Some(range) => return Err(format!("--pod-cidr {range}: the pod network has IPv4 addresses only").into()),
+        };
+        let network = BridgeNetwork::builder(address, prefix, choice.data.join("network")).bridge(&options.bridge).build()?;
+        let network = Arc::new(network);
         let runtime = YoukiRuntime::builder(choice.data.join("runtime")).network(network.clone()).build().await?;
         let runtime = Arc::new(runtime);
-        self.real = Some(Real { node: hostname(), runtime: runtime.clone(), youki: Some((runtime.clone(), network.clone())) });
+        self.real = Some(Real { node: node_name(options), runtime: runtime.clone(), youki: Some((runtime.clone(), network.clone())) });
 
         let layout = demo_image(choice).await?;
         runtime.images().import_oci_layout(&layout, None).await?;
@@ -105,7 +114,7 @@ impl Parts {
     #[cfg(feature = "containerd")]
     async fn add_containerd(&mut self, cluster: &Cluster, options: &Options, choice: &Choice) -> Outcome {
         let runtime = containerd::connect(&options.runtime_endpoint).await?;
-        self.real = Some(Real { node: hostname(), runtime, youki: None });
+        self.real = Some(Real { node: node_name(options), runtime, youki: None });
         let layout = demo_image(choice).await?;
         containerd::import(&options.runtime_endpoint, &layout).await?;
         tokio::fs::remove_dir_all(&layout).await?;
@@ -186,7 +195,10 @@ async fn demo_image(choice: &Choice) -> Outcome<PathBuf> {
     Ok(layout)
 }
 
-fn hostname() -> String {
+fn node_name(options: &Options) -> String {
+    if let Some(name) = &options.node_name {
+        return name.clone();
+    }
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_lowercase();
     // A node's name is a DNS name.
     let good = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.');
