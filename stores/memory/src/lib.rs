@@ -3,63 +3,39 @@
 //! Where the contract leaves room, this store decides:
 //! - An empty store is at revision 1, as etcd is; each commit adds exactly one.
 //! - Progress is announced once a watcher has caught up and the store has moved on out of its scope; what happens
-//!   between two polls of a watch is announced as one.
+//!   between two polls of a watch is announced as one. A few watchers are told of every commit elsewhere, a crowd of
+//!   [more](wharf_store_mvcc::CROWD) less often, and all when somebody asks where the store is.
 //! - Compacting the future is [`StoreError::Future`]; a page limit of zero returns no record.
 //! - Writing the value that is already there is a change. A transaction of only checks is not.
 //!
 //! History is bounded by commits and by bytes, oldest forgotten first. A watcher that falls behind it gets
-//! [`StoreError::Expired`]; commits never wait for watchers.
-
-mod history;
-mod list;
-mod state;
-mod watch;
+//! [`StoreError::Expired`]; commits never wait for watchers, and lists give way to them.
+//!
+//! [`StoreError::Future`]: wharf_core::store::StoreError::Future
+//! [`StoreError::Expired`]: wharf_core::store::StoreError::Expired
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use futures::StreamExt;
-use parking_lot::RwLock;
 use wharf_core::store::{
-    Key, ListOptions, Listing, ObjectStore, Record, Revision, Scope, StoreCapabilities, StoreError, StoreResult, Transaction, WatchStream,
+    Key, ListOptions, Listing, ObjectStore, Record, Revision, Scope, StoreCapabilities, StoreResult, Transaction, WatchStream,
 };
+use wharf_store_mvcc::{HistoryBound, Serving, State};
 
-use crate::history::Bound;
-use crate::state::State;
+pub use wharf_store_mvcc::{DEFAULT_HISTORY, DEFAULT_HISTORY_BYTES, DEFAULT_WATCH_BUFFER};
 
-/// Commits of history kept unless the builder says otherwise.
-pub const DEFAULT_HISTORY: usize = 16_384;
-/// Bytes of values that history may hold, old and new together, unless the builder says otherwise.
-pub const DEFAULT_HISTORY_BYTES: usize = 64 << 20;
-/// Commits that one watch takes out of history at a time unless the builder says otherwise.
-pub const DEFAULT_WATCH_BUFFER: usize = 64;
+const CAPABILITIES: StoreCapabilities = StoreCapabilities::with(false, true);
 
 /// A store in memory. Clones share it; watches end when the last clone is dropped.
 #[derive(Clone)]
 pub struct MemoryStore {
-    handle: Arc<Handle>,
-}
-
-/// What the store's users hold and its watches do not.
-struct Handle {
-    shared: Arc<Shared>,
-    changed: tokio::sync::watch::Sender<()>,
-    watch_buffer: usize,
-}
-
-/// What users and watches share.
-struct Shared {
-    state: RwLock<State>,
-    /// The state's revision, to be read without its lock.
-    revision: AtomicU64,
+    serving: Serving,
 }
 
 /// How a [`MemoryStore`] is made.
 #[derive(Debug, Clone)]
 pub struct MemoryStoreBuilder {
-    bound: Bound,
+    bound: HistoryBound,
     watch_buffer: usize,
 }
 
@@ -81,11 +57,7 @@ impl MemoryStoreBuilder {
     }
     /// An empty store.
     pub fn build(self) -> MemoryStore {
-        let state = State::new(self.bound);
-        let revision = AtomicU64::new(state.revision().0);
-        let shared = Arc::new(Shared { state: RwLock::new(state), revision });
-        let changed = tokio::sync::watch::Sender::new(());
-        MemoryStore { handle: Arc::new(Handle { shared, changed, watch_buffer: self.watch_buffer }) }
+        MemoryStore { serving: Serving::with_watch_buffer(State::new(self.bound), self.watch_buffer) }
     }
 }
 
@@ -96,11 +68,7 @@ impl MemoryStore {
     }
     /// An empty store with other bounds.
     pub fn builder() -> MemoryStoreBuilder {
-        let bound = Bound { commits: DEFAULT_HISTORY, bytes: DEFAULT_HISTORY_BYTES };
-        MemoryStoreBuilder { bound, watch_buffer: DEFAULT_WATCH_BUFFER }
-    }
-    fn shared(&self) -> &Shared {
-        &self.handle.shared
+        MemoryStoreBuilder { bound: HistoryBound::default(), watch_buffer: DEFAULT_WATCH_BUFFER }
     }
 }
 
@@ -112,57 +80,77 @@ impl Default for MemoryStore {
 
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let revision = self.shared().revision.load(Ordering::Acquire);
-        f.debug_struct("MemoryStore").field("revision", &revision).finish_non_exhaustive()
+        f.debug_struct("MemoryStore").field("serving", &self.serving).finish()
     }
 }
 
 #[async_trait]
 impl ObjectStore for MemoryStore {
     fn capabilities(&self) -> StoreCapabilities {
-        StoreCapabilities::with(false, true)
+        CAPABILITIES
     }
 
     async fn revision(&self) -> StoreResult<Revision> {
-        Ok(Revision(self.shared().revision.load(Ordering::Acquire)))
+        self.serving.revision()
     }
 
     async fn get(&self, key: &Key) -> StoreResult<Option<Record>> {
-        Ok(self.shared().state.read().get(key).cloned())
+        self.serving.get(key)
     }
 
     async fn list(&self, scope: &Scope, options: &ListOptions) -> StoreResult<Listing> {
-        list::list(&self.shared().state, scope, options).await
+        self.serving.list(scope, options).await
     }
 
     async fn commit(&self, transaction: Transaction) -> StoreResult<Revision> {
-        transaction.validate(&self.capabilities())?;
-        let (revision, changed) = {
-            let mut state = self.shared().state.write();
-            let before = state.revision();
-            let revision = state.commit(transaction)?;
-            // Under the lock, so that it never goes back.
-            self.shared().revision.store(revision.0, Ordering::Release);
-            (revision, revision != before)
-        };
-        if changed {
-            self.handle.changed.send_replace(());
-        }
-        Ok(revision)
+        transaction.validate(&CAPABILITIES)?;
+        self.serving.commit(transaction)
     }
 
     async fn watch(&self, scope: &Scope, after: Revision) -> StoreResult<WatchStream> {
-        // Subscribed first: a commit in between is seen twice by the signal, never missed.
-        let changed = self.handle.changed.subscribe();
-        let compacted = self.shared().state.read().compacted();
-        if after < compacted {
-            return Err(StoreError::Expired { compacted });
-        }
-        let watch = watch::Watch::new(self.handle.shared.clone(), changed, scope.clone(), after, self.handle.watch_buffer);
-        Ok(watch.into_stream().boxed())
+        self.serving.watch(scope, after)
     }
 
     async fn compact(&self, upto: Revision) -> StoreResult<()> {
-        self.shared().state.write().compact(upto)
+        self.serving.compact(upto).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures::StreamExt;
+    use wharf_core::store::{ResourceId, StoreError, WatchItem};
+
+    use super::*;
+
+    async fn create(store: &MemoryStore, name: usize) {
+        let key = Key::new(ResourceId::new("", "pods"), "default", name.to_string());
+        store.commit(Transaction::create(key, Bytes::new())).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn bounds_are_those_asked_for() {
+        let store = MemoryStore::builder().history(2).build();
+        let mut nodes = store.watch(&Scope::Resource(ResourceId::new("", "nodes")), Revision(1)).await.unwrap();
+        let mut all = store.watch(&Scope::All, Revision(1)).await.unwrap();
+        for n in 0..5 {
+            create(&store, n).await;
+        }
+        assert_eq!(nodes.next().await.unwrap().unwrap(), WatchItem::Progress(Revision(6)));
+        assert!(matches!(all.next().await, Some(Err(StoreError::Expired { compacted: Revision(4) }))));
+        assert!(all.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_watch_ends_with_the_last_clone_after_the_last_commit() {
+        let store = MemoryStore::new();
+        let clone = store.clone();
+        let mut watch = store.watch(&Scope::All, Revision(1)).await.unwrap();
+        drop(store);
+        create(&clone, 0).await;
+        drop(clone);
+        assert!(matches!(watch.next().await, Some(Ok(WatchItem::Commit { .. }))));
+        assert!(watch.next().await.is_none());
     }
 }
