@@ -372,3 +372,21 @@ async fn events_expire_by_the_store_where_it_can() {
     let hour = Some(Duration::from_secs(3600));
     assert_eq!(*store.told.lock(), [("events".to_owned(), hour), ("events".to_owned(), hour), ("configmaps".to_owned(), None)]);
 }
+
+#[tokio::test]
+async fn a_released_lease_is_taken_as_soon_as_it_is_seen() {
+    let store: SharedStore = Arc::new(MemoryStore::new());
+    let clock = ManualClock::default();
+    let first = server(&store, &clock).await;
+    let a = candidate(&first, &clock, "a");
+    settle().await;
+    // The lease is older than all that the second server has seen happen.
+    first.local(admin()).create(&config("later")).await.unwrap();
+    let second = server(&store, &clock).await;
+    let b = candidate(&second, &clock, "b");
+    settle().await;
+    a.lock()[0].resign();
+    settle().await;
+    // No time has passed.
+    assert_eq!(b.lock().len(), 1);
+}

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{ElectionError, ElectionOptions, Leadership, LeaseRecord, Lost, Seen, Step, Term, decide, record};
-use crate::api::{ApiError, ApiExt, Query, SharedApi};
+use crate::api::{ApiError, ApiEvent, ApiExt, Query, SharedApi};
 use crate::clock::Clock;
 use crate::events::EventType;
 use crate::object::resource_of;
@@ -148,25 +148,34 @@ impl LeaderElector {
         Ok(Ok(Held { lease: Lease::clone(&written), term: Term { transitions, renewed: begun }, lead }))
     }
 
-    /// Ends when the lease changes after a revision; never, if that cannot be watched.
+    /// Ends when the lease changes after a revision of it; never, if that cannot be watched.
     async fn changed(&self, after: Option<Revision>) {
-        if let Some(after) = after {
-            let at = &self.options.lease;
-            let query = Query {
-                namespace: Some(at.namespace.clone()),
-                field_selector: Some(format!("metadata.name={}", at.name)),
-                ..Query::default()
-            };
-            if let Ok(mut events) = self.api.watch(&resource_of::<Lease>(), &query, after).await {
-                use crate::api::ApiEvent::{Added, Deleted, Modified};
-                while let Some(Ok(event)) = events.next().await {
-                    if matches!(event, Added(_) | Modified(_) | Deleted(_)) {
-                        return;
-                    }
-                }
-            }
+        let Some(after) = after else { return std::future::pending().await };
+        let (at, resource) = (&self.options.lease, resource_of::<Lease>());
+        let query =
+            Query { namespace: Some(at.namespace.clone()), field_selector: Some(format!("metadata.name={}", at.name)), ..Query::default() };
+        if self.follow(&query, after).await.is_ok() {
+            return;
+        }
+        // The lease may be older than what is remembered for watches; a list is not.
+        if let Ok(list) = self.api.list(&resource, &query).await
+            && (list.items.first().map(|lease| lease.revision()) != Some(after) || self.follow(&query, list.revision).await.is_ok())
+        {
+            return;
         }
         std::future::pending().await
+    }
+
+    /// Ends well when something in `query` changes, and with an error when that could not be watched any longer.
+    async fn follow(&self, query: &Query, after: Revision) -> Result<(), ApiError> {
+        let mut events = self.api.watch(&resource_of::<Lease>(), query, after).await?;
+        while let Some(event) = events.next().await {
+            match event? {
+                ApiEvent::Added(_) | ApiEvent::Modified(_) | ApiEvent::Deleted(_) => return Ok(()),
+                ApiEvent::Bookmark(_) => {}
+            }
+        }
+        Err(ApiError::Transport("the watch ended".into()))
     }
 
     async fn hold(&self, mut held: Held, stop: &CancellationToken, work: impl Future<Output = ()> + Send + 'static) -> End {
