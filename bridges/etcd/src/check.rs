@@ -81,17 +81,15 @@ fn written_once(ops: &[PbTxnRequestOp]) -> Result<Written, Status> {
     let mut puts: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
     for (index, op) in ops.iter().enumerate() {
         let Some(PbTxnOpRequest::RequestTxn(nested)) = &op.request else { continue };
-        // Only one of the two is taken, so both may put a key.
-        for branch in [&nested.success, &nested.failure] {
-            let inner = written_once(branch)?;
-            for key in inner.puts {
-                if written.deletes(&key) || *puts.entry(key.clone()).or_insert(index) != index {
-                    return Err(fault::duplicate_key());
-                }
-                written.puts.insert(key);
+        // Only one of the two is taken, so both may write a key.
+        let branches = [written_once(&nested.success)?, written_once(&nested.failure)?];
+        for key in branches.iter().flat_map(|branch| &branch.puts) {
+            if written.deletes(key) || *puts.entry(key.clone()).or_insert(index) != index {
+                return Err(fault::duplicate_key());
             }
-            written.deletes.extend(inner.deletes);
+            written.puts.insert(key.clone());
         }
+        written.deletes.extend(branches.into_iter().flat_map(|branch| branch.deletes));
     }
     for op in ops {
         if let Some(PbTxnOpRequest::RequestPut(put)) = &op.request
@@ -186,7 +184,9 @@ pub(crate) mod tests {
         assert_eq!(refused(vec![delete_op("a", "c"), nested(vec![put_op("b")], vec![])]), duplicate);
         assert_eq!(refused(vec![put_op("a"), nested(vec![], vec![put_op("a")])]), duplicate);
         assert_eq!(refused(vec![nested(vec![put_op("a")], vec![]), nested(vec![], vec![put_op("a")])]), duplicate);
+        assert_eq!(refused(vec![nested(vec![delete_op("a", "c")], vec![]), nested(vec![put_op("b")], vec![])]), duplicate);
         // Either or.
+        assert_eq!(refused(vec![nested(vec![delete_op("a", "c")], vec![put_op("b")])]), None);
         assert_eq!(refused(vec![nested(vec![put_op("a")], vec![put_op("a")])]), None);
         assert_eq!(refused(vec![delete_op("a", "c"), delete_op("b", ""), put_op("c"), get_op("a", "z")]), None);
         let branches = PbTxnRequest { success: vec![put_op("a")], failure: vec![put_op("a")], ..Default::default() };

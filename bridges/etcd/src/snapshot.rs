@@ -75,8 +75,8 @@ impl<'a> Snapshot<'a> {
     /// Every key of a range in order, until told to stop.
     pub(crate) async fn each(&mut self, range: &KeyRange, mut visit: impl FnMut(Entry) -> ControlFlow<()> + Send) -> Result<(), Status> {
         if range.is_empty() {
-            // The state it would be read of is still asked for.
-            return self.revision().await.map(|_| ());
+            // A state that is not there is refused all the same.
+            return self.page(self.shared.layout.before(range.start()), 1).await.map(|_| ());
         }
         if let KeyRange::One(key) = range {
             if let Some(entry) = self.one(key).await? {
