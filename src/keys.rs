@@ -29,3 +29,40 @@ pub(crate) async fn of_several(folder: Option<&Path>, store: &SharedStore, clock
     // The same keys, and the token that belongs to them.
     Pki::of_store(store, clock).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use wharf_core::clock::SystemClock;
+    use wharf_store_memory::MemoryStore;
+
+    #[tokio::test]
+    async fn a_folder_that_has_keys_wins_and_gives_them_to_the_others() {
+        let (clock, store) = (SystemClock::default(), Arc::new(MemoryStore::new()) as SharedStore);
+        let folder = tempfile::tempdir().unwrap();
+        let given = Pki::load_or_generate(folder.path(), &clock).unwrap();
+        let first = of_several(Some(folder.path()), &store, &clock).await.unwrap();
+        let second = of_several(None, &store, &clock).await.unwrap();
+        let again = of_several(Some(folder.path()), &store, &clock).await.unwrap();
+        for keys in [&first, &second, &again] {
+            assert_eq!((keys.ca_certificate(), keys.token_key().jwks()), (given.ca_certificate(), given.token_key().jwks()));
+            assert_eq!(keys.admin_token(), first.admin_token());
+        }
+        // One of its own, although the store has others.
+        let stubborn = tempfile::tempdir().unwrap();
+        let other = Pki::load_or_generate(stubborn.path(), &clock).unwrap();
+        let kept = of_several(Some(stubborn.path()), &store, &clock).await.unwrap();
+        assert_eq!(kept.ca_certificate(), other.ca_certificate());
+    }
+
+    #[tokio::test]
+    async fn an_empty_folder_takes_those_of_the_store_and_stays_empty() {
+        let (clock, store) = (SystemClock::default(), Arc::new(MemoryStore::new()) as SharedStore);
+        let folder = tempfile::tempdir().unwrap();
+        let first = of_several(Some(&folder.path().join("pki")), &store, &clock).await.unwrap();
+        let second = of_several(None, &store, &clock).await.unwrap();
+        assert_eq!(first.ca_certificate(), second.ca_certificate());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::api::core::v1::{Event, Pod, ServiceAccount};
 use parking_lot::Mutex;
 use serde_json::json;
 use wharf_core::api::{ApiExt, Kind, PatchKind, Query, SharedApi};
-use wharf_core::clock::SystemClock;
+use wharf_core::clock::{ManualClock, SystemClock};
+use wharf_core::controller::election::Timing;
 use wharf_core::informer::Informers;
 use wharf_core::object::ObjectRef;
 use wharf_core::store::SharedStore;
@@ -123,6 +124,44 @@ async fn two_share_a_store_one_leads_and_the_other_goes_on() {
     b.shutdown().await;
 }
 
+async fn says_it_leads(cluster: &Cluster) -> bool {
+    let request = hyper::Request::get("/metrics").body(Vec::new()).unwrap();
+    let text = cluster.client().request_text(request).await.unwrap();
+    text.lines().any(|line| line == "leader_election_master_status{name=\"kube-controller-manager\"} 1")
+}
+
+/// Its clock stands still: it never learns that its lease has run out, and its controllers go on beside the other's. Only the store can
+/// tell them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_does_not_know_that_it_was_replaced_makes_no_pod() {
+    let store: SharedStore = Arc::new(MemoryStore::new());
+    let timing =
+        Timing { lease_duration: Duration::from_secs(3), renew_deadline: Duration::from_secs(2), retry_period: Duration::from_millis(200) };
+    let sleepy = Cluster::builder().store(store.clone()).identity("a").clock(Arc::new(ManualClock::default()));
+    let a = sleepy.leader_election(true).leader_election_timing(timing).start().await.unwrap();
+    until(&a, "a leads", held_by("a")).await;
+    // Its controllers have begun, and see what happens.
+    until(&a, "a's controllers work", |accounts: &[Arc<ServiceAccount>]| !accounts.is_empty()).await;
+    let b = builder("b", &store).leader_election(true).leader_election_timing(timing).start().await.unwrap();
+    until(&b, "b leads", held_by("b")).await;
+    assert!(says_it_leads(&a).await && says_it_leads(&b).await, "both believe it");
+
+    let seen = count_pods(b.api());
+    b.api().create(&deployment(5)).await.unwrap();
+    until(&b, "five are ready", ready(5)).await;
+    // The first write that it tried told it.
+    let wait = async {
+        while says_it_leads(&a).await {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("a finds out");
+    assert_eq!(seen.lock().len(), 5, "none was made twice");
+    let leases = b.api().list_as::<Lease>(&Query { namespace: Some("kube-system".into()), ..Query::default() }).await.unwrap();
+    assert!(held_by("b")(&leases));
+    b.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_alone_elects_nobody() {
     let store: SharedStore = Arc::new(MemoryStore::new());
@@ -136,7 +175,7 @@ async fn one_alone_elects_nobody() {
 
 #[tokio::test]
 async fn times_that_do_not_go_together_are_refused_at_start() {
-    let timing = wharf_core::controller::election::Timing { lease_duration: Duration::from_secs(1), ..Default::default() };
+    let timing = Timing { lease_duration: Duration::from_secs(1), ..Timing::default() };
     let store: SharedStore = Arc::new(MemoryStore::new());
     let started = builder("a", &store).leader_election(true).leader_election_timing(timing).start().await;
     assert!(matches!(started, Err(crate::ClusterError::Election(_))));

@@ -171,3 +171,18 @@ impl NodeConnector for AgentConnector {
         agent.shared.runtime.port_forward(&sandbox.id, port).await.map_err(of_runtime)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_node_of_another_process_is_named_with_what_to_do() {
+        let connector = AgentConnector::new();
+        let pod = ObjectRef::new("default", "p");
+        let error = connector.port_forward("elsewhere", &pod, "u", 80).await.err().unwrap();
+        assert_eq!(error.code(), Some(503));
+        assert!(error.to_string().contains("\"elsewhere\" does not run in this process"), "{error}");
+        assert!(error.to_string().contains("ask the API server of the process that has it"), "{error}");
+    }
+}
