@@ -1,6 +1,7 @@
 //! The storage seam: keys to opaque bytes, with revisions, transactions and watches.
 
 mod fence;
+mod metered;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -12,11 +13,14 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 pub use fence::{Fence, INTERNAL_GROUP};
+pub use metered::{Metered, StoreMetrics};
 
 use crate::runtime::{BoxError, Retry};
 
 /// Largest value a store must accept, in bytes (etcd's own request limit is 1.5 MiB; the API's is 3 MiB).
 pub const MAX_VALUE: usize = 3 << 20;
+/// What a decorator may add to a value, as encryption does: every store also accepts [`MAX_VALUE`] and this many bytes together.
+pub const MAX_VALUE_OVERHEAD: usize = 256;
 /// Most operations in one transaction (etcd's default).
 pub const MAX_OPS: usize = 128;
 /// Largest page a store returns at once when the caller names no limit.
@@ -222,7 +226,8 @@ impl Transaction {
     /// Refuses what no state of a store could accept; for stores to call first.
     ///
     /// # Errors
-    /// [`StoreError::Invalid`] for more than [`MAX_OPS`] steps, a value over [`MAX_VALUE`] and a key that appears twice;
+    /// [`StoreError::Invalid`] for more than [`MAX_OPS`] steps, a value over [`MAX_VALUE`] by more than
+    /// [`MAX_VALUE_OVERHEAD`], and a key that appears twice;
     /// [`StoreError::Unsupported`] for a time to live where expiry is not offered.
     pub fn validate(&self, capabilities: &StoreCapabilities) -> StoreResult<()> {
         let invalid = |message: String| Err(StoreError::Invalid { message });
@@ -234,7 +239,7 @@ impl Transaction {
         }
         for op in &self.ops {
             if let Op::Put { key, value, .. } = op
-                && value.len() > MAX_VALUE
+                && value.len() > MAX_VALUE + MAX_VALUE_OVERHEAD
             {
                 return invalid(format!("the value of {key} has {} bytes: at most {MAX_VALUE} are allowed", value.len()));
             }
