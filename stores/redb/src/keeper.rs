@@ -35,7 +35,11 @@ pub struct Defragmented {
 #[derive(Debug)]
 pub(crate) enum Job {
     /// Moves the frames of a segment before a sequence into the checkpoint.
-    Fold { segment: Segment, upto: u64, closed: bool },
+    Fold {
+        segment: Segment,
+        upto: u64,
+        closed: bool,
+    },
     Snapshot(PathBuf, oneshot::Sender<Result<(), RedbOpenError>>),
     Defragment(oneshot::Sender<Result<Defragmented, RedbOpenError>>),
     Close(oneshot::Sender<Result<(), RedbOpenError>>),
@@ -43,9 +47,10 @@ pub(crate) enum Job {
 
 #[derive(Debug)]
 pub(crate) struct Keeper {
+    /// Dropped before the folder: closing a database writes to it, and the folder must still be ours.
+    pub(crate) checkpoint: Checkpoint,
     pub(crate) folder: Arc<Folder>,
     pub(crate) serving: Serving,
-    pub(crate) checkpoint: Checkpoint,
     pub(crate) meta: Meta,
     /// The store's handles are gone: what is left to do is done at the next opening.
     pub(crate) abandoned: Arc<AtomicBool>,

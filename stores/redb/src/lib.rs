@@ -123,7 +123,7 @@ impl RedbStore {
     }
 
     fn start(path: &Path, opened: Opened, options: &RedbOptions) -> Result<Handle, RedbOpenError> {
-        let Opened { folder, checkpoint, meta, state, tail, closed } = opened;
+        let Opened { checkpoint, folder, meta, state, tail, closed } = opened;
         let folder = Arc::new(folder);
         let serving = Serving::new(state);
         let abandoned = Arc::new(AtomicBool::new(false));
@@ -137,7 +137,7 @@ impl RedbStore {
         };
         let (number, capacity, shared) = (tail.segment.number, options.segment_bytes, folder.clone());
         let preparer = spawn("wharf-segments", Box::new(move || prepare(&shared, meta.store, number, capacity, &made)))?;
-        let keeper = Keeper { folder: folder.clone(), serving: serving.clone(), checkpoint, meta, abandoned: abandoned.clone() };
+        let keeper = Keeper { checkpoint, folder: folder.clone(), serving: serving.clone(), meta, abandoned: abandoned.clone() };
         spawn("wharf-checkpoint", Box::new(move || keeper.run(closed, &todo)))?;
         let writer = Writer { serving: serving.clone(), folder, tail, ready, preparer, jobs };
         spawn("wharf-log", Box::new(move || writer.run(received)))?;

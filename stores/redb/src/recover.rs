@@ -26,8 +26,9 @@ pub(crate) struct Tail {
 /// What opening found.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    pub(crate) folder: Folder,
+    /// Dropped before the folder.
     pub(crate) checkpoint: Checkpoint,
+    pub(crate) folder: Folder,
     pub(crate) meta: Meta,
     pub(crate) state: State,
     pub(crate) tail: Tail,

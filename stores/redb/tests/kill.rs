@@ -53,8 +53,7 @@ fn main() {
     let number = |name: &str| std::env::var(name).ok().map(|n| n.parse().unwrap());
     let kills = value_of("--kills").map(|n| n.parse().unwrap()).or_else(|| number("WHARF_KILLS")).unwrap_or(KILLS);
     let values = ["--kills", "--format", "--test-threads", "--color", "--skip"].map(value_of);
-    let filters: Vec<&String> =
-        arguments.iter().filter(|a| !a.starts_with('-') && !values.contains(&Some((*a).clone()))).collect();
+    let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-') && !values.contains(&Some((*a).clone()))).collect();
     if has("--ignored") || (!filters.is_empty() && !filters.iter().any(|f| NAME.contains(f.as_str()))) {
         return;
     }

@@ -31,8 +31,7 @@ impl Disk for SystemDisk {
     }
 
     fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn DiskFile>> {
-        let file =
-            OpenOptions::new().read(true).write(mode != Mode::Read).create_new(mode == Mode::Create).mode(FILE_MODE).open(path)?;
+        let file = OpenOptions::new().read(true).write(mode != Mode::Read).create_new(mode == Mode::Create).mode(FILE_MODE).open(path)?;
         Ok(Arc::new(SystemFile(file)))
     }
 
