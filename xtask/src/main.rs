@@ -15,7 +15,7 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo xtask",
-    after_help = "Examples:\n  cargo xtask test           everything that a change must pass\n  cargo xtask test lint      only fmt, clippy and docs\n  cargo xtask bench          the figures of the whole cluster, as a table\n  cargo xtask vm -- ipvsadm  a program in a virtual machine with Debian's kernel\n"
+    after_help = "Examples:\n  cargo xtask test           everything that a change must pass\n  cargo xtask test lint      only fmt, clippy and docs\n  cargo xtask bench          the figures of the whole cluster, as a table\n  cargo xtask bench store    the figures of the stores, beside Debian's etcd\n  cargo xtask vm -- ipvsadm  a program in a virtual machine with Debian's kernel\n"
 )]
 struct Options {
     #[command(subcommand)]
@@ -33,6 +33,9 @@ enum Chore {
     },
     /// Measures, and prints a table.
     Bench {
+        /// What to measure.
+        #[arg(value_enum, default_value_t)]
+        target: bench::Target,
         /// How often each figure is taken; the table shows the median.
         #[arg(long, default_value_t = 5)]
         runs: usize,
@@ -90,7 +93,7 @@ fn in_machine(machine: &vm::Machine, program: &[String]) -> Result<u8, String> {
 fn main() -> ExitCode {
     let result = match Options::parse().chore {
         Chore::Test { stages } => test::run(&stages),
-        Chore::Bench { runs, build } => bench::run(runs, build),
+        Chore::Bench { target, runs, build } => bench::run(target, runs, build),
         Chore::Vm { memory, timeout, env, program } => {
             match in_machine(&vm::Machine { memory, timeout: Duration::from_secs(timeout), env }, &program) {
                 Ok(code) => return ExitCode::from(code),
