@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use wharf_conformance::store::StoreHarness;
-use wharf_conformance::{Harness, store_suite};
+use wharf_conformance::{Harness, store_model, store_suite};
 use wharf_core::store::SharedStore;
 use wharf_store_memory::MemoryStore;
 
@@ -23,3 +23,6 @@ impl StoreHarness for Memory {
 }
 
 store_suite!(Memory);
+
+// With itself for a specification: what the model test asks can be answered.
+store_model!(Memory, spec = Memory);

@@ -251,3 +251,61 @@ pub(super) async fn compacted(h: &dyn StoreHarness) -> CaseResult {
     }
     Ok(())
 }
+
+/// What lists show and what gets read is one state: neither has what the other misses.
+pub(super) async fn index_and_data_agree(h: &dyn StoreHarness) -> CaseResult {
+    const WRITES: usize = 200;
+    const NAMES: usize = 4;
+    let store = h.store().await;
+    let other = |name: &str| Key::new(pods(), "other", name);
+    let writer = {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for n in 0..WRITES {
+                let name = format!("p{}", n % NAMES);
+                let keys = [pod(&name), Key::new(pods(), "other", name.as_str())];
+                let ops = keys.map(|key| match n % 3 {
+                    2 => Op::Delete { key, expect: wharf_core::store::Expect::Any },
+                    _ => put_op(key, &n.to_string(), wharf_core::store::Expect::Any),
+                });
+                commit(&*store, ops.into()).await?;
+                tokio::task::yield_now().await;
+            }
+            Ok::<_, Stop>(())
+        })
+    };
+    let mut finished = false;
+    while !finished {
+        // Once more after the last write.
+        finished = writer.is_finished();
+        let listing = list(&*store, &all_pods()).await?;
+        let at = listing.revision;
+        let listed: BTreeMap<Key, _> = listing.records.into_iter().map(|r| (r.key.clone(), r)).collect();
+        for name in (0..NAMES).map(|n| format!("p{n}")) {
+            let pair = [listed.get(&pod(&name)), listed.get(&other(&name))];
+            ensure_eq!(
+                pair[0].map(|r| r.modified),
+                pair[1].map(|r| r.modified),
+                "the revisions of two that are written together, listed at {at}"
+            );
+            let got = get(&*store, &pod(&name)).await?;
+            match (&got, pair[0]) {
+                (Some(got), _) if got.modified > at => {}
+                (Some(got), listed) => ensure_eq!(Some(got), listed, "a record got that is not later than the list at {at}, in that list"),
+                (None, None) => {}
+                (None, Some(_)) => ensure!(revision(&*store).await? > at, "{name} is in a list at {at}, and a get finds nothing"),
+            }
+        }
+        if store.capabilities().history {
+            match list_at(&*store, &Scope::Namespace(pods(), "other".into()), at).await {
+                Err(StoreError::Expired { .. }) => {}
+                page => {
+                    let inside: Vec<_> = listed.into_values().filter(|r| &*r.key.namespace == "other").collect();
+                    ensure_eq!(ok(page, "list of the past")?.records, inside, "a namespace and its resource, both at {at}");
+                }
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+    writer.await.map_err(|e| Stop::Fail(e.to_string()))?
+}

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use wharf_core::store::{Change, Expect, Key, Op, Revision, Scope, StoreError};
+use futures::StreamExt;
+use wharf_core::store::{Change, Expect, Key, Op, ResourceId, Revision, Scope, StoreError};
 
 use super::StoreHarness;
 use super::kit::*;
@@ -426,4 +427,90 @@ pub(super) async fn error_ends_it(h: &dyn StoreHarness) -> CaseResult {
             Ok(())
         }
     }
+}
+
+/// Too old is told as such whatever is asked for, events (which expire, and are many) included.
+pub(super) async fn expired_on_every_path(h: &dyn StoreHarness) -> CaseResult {
+    let store = h.store().await;
+    let events = ResourceId::new("", "events");
+    let event = |name: &str| Key::new(ResourceId::new("", "events"), NAMESPACE, name);
+    let everywhere = |value: &str| [pod("a"), node("n"), event("e")].map(|key| put_op(key, value, Expect::Any)).to_vec();
+    let first = commit(&*store, everywhere("1")).await?;
+    commit(&*store, everywhere("2")).await?;
+    let last = commit(&*store, everywhere("3")).await?;
+    ok(store.compact(last).await, "compact")?;
+    for scope in [
+        Scope::All,
+        all_pods(),
+        Scope::Namespace(pods(), NAMESPACE.into()),
+        Scope::Resource(nodes()),
+        Scope::Resource(events.clone()),
+        Scope::Namespace(events, NAMESPACE.into()),
+        // Nothing was ever there; what is asked for is too old all the same.
+        Scope::Namespace(pods(), "empty".into()),
+    ] {
+        if store.capabilities().history {
+            match list_at(&*store, &scope, first).await {
+                Err(e) => drop(expired(&e, &format!("a list of {scope:?} at a compacted revision"))?),
+                Ok(listing) => return fail(format!("a list of {scope:?} at a compacted revision gave {:?}", contents(&listing.records))),
+            }
+        }
+        let error = match store.watch(&scope, first).await {
+            Err(e) => e,
+            Ok(mut stream) => {
+                let mut ops = everywhere("more");
+                ops.push(put_op(Key::new(pods(), "empty", "a"), "x", Expect::Any));
+                commit(&*store, ops).await?;
+                delete(&*store, Key::new(pods(), "empty", "a")).await?;
+                match stream.next().await {
+                    Some(Err(e)) => e,
+                    other => return fail(format!("a watch of {scope:?} after a compacted revision yielded {other:?}")),
+                }
+            }
+        };
+        expired(&error, &format!("a watch of {scope:?} after a compacted revision"))?;
+    }
+    Ok(())
+}
+
+/// A watch that is not read for long has lost nothing, or says so.
+pub(super) async fn starved_loses_nothing(h: &dyn StoreHarness) -> CaseResult {
+    const WRITES: usize = 1_500;
+    let store = h.store().await;
+    let start = revision(&*store).await?;
+    let scopes = [Scope::All, all_pods(), Scope::Namespace(pods(), NAMESPACE.into()), Scope::Resource(nodes())];
+    let mut watches = Vec::new();
+    for scope in &scopes {
+        watches.push(Watched::start(&*store, scope, start).await?);
+    }
+    let padding = "x".repeat(2048);
+    let mut written = Vec::with_capacity(WRITES);
+    for n in 0..WRITES {
+        let key = match n % 3 {
+            0 => node("n"),
+            1 => pod("a"),
+            _ => Key::new(pods(), "other", "b"),
+        };
+        let op = if n % 10 == 9 {
+            Op::Delete { key: key.clone(), expect: Expect::Present }
+        } else {
+            put_op(key.clone(), &format!("{n} {padding}"), Expect::Any)
+        };
+        written.push((commit(&*store, vec![op]).await?, key));
+    }
+    let end = commit(&*store, vec![put_op(pod("end"), "x", Expect::Any), put_op(node("end"), "x", Expect::Any)]).await?;
+    for (watch, scope) in watches.iter_mut().zip(&scopes) {
+        let mut expected: Vec<Revision> = written.iter().filter(|(_, key)| scope.contains(key)).map(|(r, _)| *r).collect();
+        expected.push(end);
+        let (seen, error) = watch.until_error(end).await?;
+        let seen: Vec<Revision> = seen.iter().map(|s| s.revision).collect();
+        match error {
+            None => ensure!(seen == expected, "a starved watch of {scope:?} yielded {} commits of {}", seen.len(), expected.len()),
+            Some(error) => {
+                expired(&error, "a starved watch")?;
+                ensure!(expected.starts_with(&seen), "a starved watch of {scope:?} had a gap before it said so");
+            }
+        }
+    }
+    Ok(())
 }
