@@ -125,7 +125,7 @@ fn collect(request: &PbTxnRequest, about: &mut About) {
         match &op.request {
             Some(PbTxnOpRequest::RequestRange(range)) => {
                 touch(&mut about.touches, &range.key, &range.range_end);
-                about.past |= range.revision > 0;
+                about.past |= range.revision != 0;
             }
             Some(PbTxnOpRequest::RequestPut(put)) => {
                 touch(&mut about.touches, &put.key, &[]);

@@ -270,6 +270,10 @@ impl<'a> Evaluation<'a> {
     }
 
     async fn range(&mut self, request: &PbRangeRequest) -> Result<PbRangeResponse, Status> {
+        // Outside of a transaction etcd takes it for the newest.
+        if request.revision < 0 && self.shared.hub.compacted() > 0 {
+            return Err(fault::compacted());
+        }
         let mut response = if request.revision > 0 {
             if request.revision > self.snapshot.revision().await? {
                 return Err(fault::future_revision());

@@ -8,6 +8,7 @@ mod support;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -19,10 +20,12 @@ use wharf_core::store::SharedStore;
 use wharf_store_etcd::{EtcdOptions, EtcdStore};
 use wharf_store_memory::MemoryStore;
 
-use crate::support::Served;
+use crate::support::{Served, Wire};
 
 /// Larger than the largest value, with what is around it.
 const MAX_REQUEST_BYTES: usize = 4 << 20;
+/// Every commit goes through two servers; some cases make thousands.
+const PATIENCE: Duration = Duration::from_secs(180);
 /// It writes a value of the seam's largest size, of which the bridge's header takes some; `limits` tests what is promised instead.
 const TOO_LARGE: &str = "store.commit.value_limit";
 
@@ -35,10 +38,17 @@ fn main() -> ExitCode {
     test_main(cases, &Bridged::default())
 }
 
+struct Running {
+    served: Served,
+    wire: Wire,
+    /// Behind the bridge.
+    store: SharedStore,
+}
+
 #[derive(Default)]
 struct Bridged {
     /// Of the case that runs.
-    running: Mutex<Option<(Served, SharedStore)>>,
+    running: Mutex<Option<Running>>,
 }
 
 impl Bridged {
@@ -50,13 +60,18 @@ impl Bridged {
     ) -> SharedStore {
         let builder = EtcdBridge::builder(store.clone(), SystemClock::shared()).max_request_bytes(MAX_REQUEST_BYTES);
         let served = Served::with(configure(builder)).await;
-        let options = EtcdOptions { watch_buffer, ..EtcdOptions::new([served.endpoint.clone()]) };
-        *self.running.lock() = Some((served, store));
+        let wire = Wire::to(served.port).await;
+        let options = EtcdOptions { watch_buffer, ..EtcdOptions::new([wire.endpoint.clone()]) };
+        *self.running.lock() = Some(Running { served, wire, store });
         Arc::new(EtcdStore::connect(options, SystemClock::shared()).await.unwrap())
     }
 }
 
-impl Harness for Bridged {}
+impl Harness for Bridged {
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
+}
 
 #[async_trait]
 impl StoreHarness for Bridged {
@@ -67,10 +82,14 @@ impl StoreHarness for Bridged {
         let store = Arc::new(MemoryStore::builder().history(commits).build());
         Some(self.connect(store, |builder| builder.watch_history(commits, 1 << 20), 16 << 10).await)
     }
+    async fn disconnect(&self, _store: &SharedStore) -> bool {
+        self.running.lock().as_ref().unwrap().wire.cut();
+        true
+    }
     async fn restart(&self, store: SharedStore) -> Option<SharedStore> {
         drop(store);
         // The bridge ends; what it has written is in the store behind it.
-        let (served, store) = self.running.lock().take().unwrap();
+        let Running { served, store, .. } = self.running.lock().take().unwrap();
         served.stop().await;
         Some(self.connect(store, |builder| builder, wharf_store_etcd::DEFAULT_WATCH_BUFFER).await)
     }

@@ -188,7 +188,7 @@ async fn what_the_ring_has_forgotten_comes_from_the_store() {
     }
     let mut client = Client::open(&raw).await;
     client.create(Create { key: "even", start: 1, prev_kv: true, ..Create::default() }).await;
-    client.create(Create { key: "odd", start: 11, ..Create::default() }).await;
+    client.ask(Create { key: "odd", start: 11, ..Create::default() }).await;
     let mut told = client.events(20 + 16).await;
     put(&raw, "odd", b"").await;
     told.extend(client.events(1).await);

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use etcd_client::proto::{PbTxnOpRequest, PbTxnRequestOp};
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
@@ -64,6 +64,47 @@ impl Drop for Served {
     fn drop(&mut self) {
         drop(self.shutdown.take());
         self.server.abort();
+    }
+}
+
+/// A way to a port of loopback whose connections can be lost.
+pub struct Wire {
+    pub endpoint: String,
+    cut: watch::Sender<()>,
+    carrier: JoinHandle<()>,
+}
+
+impl Wire {
+    pub async fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let cut = watch::Sender::new(());
+        let cuts = cut.clone();
+        let carrier = tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut cut = cuts.subscribe();
+                tokio::spawn(async move {
+                    let Ok(mut far) = TcpStream::connect(("127.0.0.1", port)).await else { return };
+                    near.set_nodelay(true).unwrap();
+                    far.set_nodelay(true).unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = cut.changed() => {}
+                    }
+                });
+            }
+        });
+        Self { endpoint, cut, carrier }
+    }
+    /// Loses every connection that there is.
+    pub fn cut(&self) {
+        self.cut.send_replace(());
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.carrier.abort();
     }
 }
 
