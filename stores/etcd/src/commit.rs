@@ -1,11 +1,12 @@
 //! Transactions: each a transaction of etcd's, judged and carried out there.
 
 use etcd_client::proto::{PbKeyValue, PbTxnOpResponse};
-use etcd_client::{Compare, CompareOp, GetOptions, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp};
 use wharf_core::store::{Expect, Key, Op, Revision, StoreError, StoreResult, Transaction};
 
 use crate::{CAPABILITIES, Shared};
 use crate::fault::EtcdFault;
+use crate::lease;
 use crate::list;
 use crate::record::record;
 
@@ -37,6 +38,27 @@ fn holds(expect: Expect, current: Option<&PbKeyValue>) -> bool {
 
 pub(crate) async fn commit(shared: &Shared, transaction: Transaction) -> StoreResult<Revision> {
     transaction.validate(&CAPABILITIES)?;
+    let puts = transaction.ops.iter().filter(|op| matches!(op, Op::Put { .. })).count();
+    let Some(ttl) = transaction.ttl.filter(|_| puts > 0) else { return attempt(shared, transaction, None).await };
+    let failed = |fault: EtcdFault| fault.failed("commit");
+    let lease = lease::lease(shared, ttl, puts).await.map_err(failed)?;
+    match attempt(shared, transaction.clone(), Some(lease)).await {
+        Err(StoreError::Backend { source, .. }) if source.downcast_ref().is_some_and(EtcdFault::is_lease_gone) => {
+            // Revoked, or this machine slept longer than its clock knows.
+            lease::forget(shared, lease).await;
+            let lease = lease::lease(shared, ttl, puts).await.map_err(failed)?;
+            attempt(shared, transaction, Some(lease)).await
+        }
+        done => done,
+    }
+}
+
+/// What a put is attached to. Without a lease it is taken off the one that it had.
+fn put_options(lease: Option<i64>) -> Option<PutOptions> {
+    lease.map(|id| PutOptions::new().with_lease(id))
+}
+
+async fn attempt(shared: &Shared, transaction: Transaction, lease: Option<i64>) -> StoreResult<Revision> {
     let guards: Vec<(Key, Expect)> =
         transaction.ops.iter().filter(|op| op.expect() != Expect::Any).map(|op| (op.key().clone(), op.expect())).collect();
     let mut compares = Vec::with_capacity(guards.len());
@@ -44,7 +66,7 @@ pub(crate) async fn commit(shared: &Shared, transaction: Transaction) -> StoreRe
     for op in transaction.ops {
         let (raw, expect) = (shared.keys.encode(op.key()), op.expect());
         match op {
-            Op::Put { value, .. } => steps.push(TxnOp::put(raw.clone(), value, None)),
+            Op::Put { value, .. } => steps.push(TxnOp::put(raw.clone(), value, put_options(lease))),
             Op::Delete { .. } => steps.push(TxnOp::delete(raw.clone(), None)),
             Op::Check { .. } => {}
         }

@@ -9,8 +9,9 @@ use wharf_core::clock::Clock;
 
 use crate::Shared;
 use crate::endpoints::{Endpoint, Endpoints};
-use crate::fault::EtcdFault;
+use crate::fault::{EtcdFault, tls_advice};
 use crate::keys::Keys;
+use crate::lease::Leases;
 use crate::options::{EtcdOptions, MAX_ENDPOINTS};
 
 /// Why no store could be made.
@@ -56,7 +57,8 @@ fn lines(faults: &[EtcdFault]) -> String {
         // It had not answered anything yet, so it may be something else.
         EtcdFault::Lost { endpoint, cause } => format!(
             "what listens at {endpoint} did not answer as etcd: {cause}; check that this is a client URL (usually port 2379) and not a peer's, \
-             and whether it is http or https"
+             and whether it is http or https{}",
+            tls_advice(cause)
         ),
         fault => fault.to_string(),
     });
@@ -85,7 +87,7 @@ pub(crate) async fn connect(options: EtcdOptions, clock: Arc<dyn Clock>) -> Resu
     for fault in contacts.into_iter().filter_map(Result::err) {
         tracing::warn!("going on without an endpoint: {}", lines(&[fault]));
     }
-    Ok(Shared { etcd, keys, clock, watch_buffer: options.watch_buffer })
+    Ok(Shared { etcd, keys, clock, leases: Leases::default(), watch_buffer: options.watch_buffer })
 }
 
 /// etcd answers `InvalidArgument` to a wrong password and to no user.

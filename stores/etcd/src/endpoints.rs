@@ -234,6 +234,17 @@ impl Endpoints {
         Ok((answer, revision))
     }
 
+    /// A new lease of this many seconds; and how long etcd keeps it, which may be longer. One whose answer is lost ends by itself.
+    pub(crate) async fn grant(&self, seconds: i64) -> Result<(i64, Duration), EtcdFault> {
+        let request = |client: Client| async move { client.lease_client().grant(seconds, None).await.map(|answer| answer.0) };
+        let (answer, member) = self.call(Again::Always, request).await?;
+        self.seen(&member.url, answer.header.as_ref(), None)?;
+        match u64::try_from(answer.ttl) {
+            Ok(granted) if answer.id != 0 && answer.ttl >= seconds => Ok((answer.id, Duration::from_secs(granted))),
+            _ => Err(EtcdFault::Malformed { endpoint: member.url.clone(), what: "a lease that is shorter than asked for" }),
+        }
+    }
+
     pub(crate) async fn compact(&self, upto: i64) -> Result<(), EtcdFault> {
         let request = |client: Client| async move { client.kv_client().compact(upto, None).await.map(|answer| answer.0) };
         let (answer, member) = self.call(Again::Always, request).await?;

@@ -13,6 +13,7 @@ const FUTURE: &str = "etcdserver: mvcc: required revision is a future revision";
 const TOO_LARGE: &str = "etcdserver: request is too large";
 const TOO_LARGE_FOR_GRPC: &str = "grpc: received message larger than max";
 const TOO_MANY_OPS: &str = "etcdserver: too many operations in txn request";
+const LEASE_GONE: &str = "etcdserver: requested lease not found";
 const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
 
 /// Why etcd did not do what it was asked; the source of a [`StoreError`].
@@ -22,7 +23,7 @@ pub enum EtcdFault {
     /// No connection; nothing was sent.
     #[error(
         "no connection to etcd at {endpoint}: {cause}; check that etcd runs, that this is one of its client URLs (usually port 2379), and \
-         whether it is http or https"
+         whether it is http or https{}", tls_advice(.cause)
     )]
     Unreachable {
         /// Which.
@@ -42,7 +43,7 @@ pub enum EtcdFault {
         within: Duration,
     },
     /// The connection was lost before the answer came.
-    #[error("the connection to etcd at {endpoint} was lost before it answered: {cause}")]
+    #[error("the connection to etcd at {endpoint} was lost before it answered: {cause}{}", tls_advice(.cause))]
     Lost {
         /// Which.
         endpoint: String,
@@ -90,6 +91,22 @@ pub enum EtcdFault {
         /// What it was.
         what: &'static str,
     },
+}
+
+/// What to do about a handshake that failed, by the words of rustls and of TLS's alerts.
+pub(crate) fn tls_advice(cause: &str) -> &'static str {
+    let says = |words: &[&str]| words.iter().any(|word| cause.contains(word));
+    if says(&["UnknownIssuer", "BadSignature"]) {
+        "; name the authority (`tls.ca`) that signed etcd's certificate"
+    } else if says(&["not valid for name", "NotValidForName"]) {
+        "; set `tls.server_name` to a name in etcd's certificate, or use such a name in the endpoint"
+    } else if says(&["Expired", "NotValidYet"]) {
+        "; renew etcd's certificate, or set the clock"
+    } else if says(&["fatal alert"]) {
+        "; etcd wants a client certificate (`tls.identity`) that its --trusted-ca-file signed"
+    } else {
+        ""
+    }
 }
 
 fn advice(code: Code, message: &str) -> &'static str {
@@ -160,6 +177,10 @@ impl EtcdFault {
     }
     pub(crate) fn is_future(&self) -> bool {
         self.says(FUTURE)
+    }
+    /// Whether what a put should be attached to is not there any more.
+    pub(crate) fn is_lease_gone(&self) -> bool {
+        self.says(LEASE_GONE)
     }
     /// Whether the answer was larger than is read.
     pub(crate) fn is_too_much(&self) -> bool {

@@ -12,6 +12,11 @@
 //! - **Going back is refused.** When etcd's revision is lower than one it has told before (its data was lost, or a backup was
 //!   restored), or another cluster answers, every call fails with a permanent [`EtcdFault`] until this store is made anew.
 //!
+//! - **Expiry**: a time to live is a lease of etcd's, counted from the call. Writes of about the same time to live share one, for a
+//!   tenth of it (at most a minute) and up to 1,000 keys, so what expires may stay that much longer. etcd counts whole seconds, keeps
+//!   nothing shorter than about two, and begins to count again when its leader changes.
+//! - **The newest revision** is read once for all who ask at the same time; an answer is never for who asked after it was asked for.
+//!
 //! # Progress
 //! Progress is asked for once the store is known to have moved on. etcd before 3.4.31 and 3.5.13 answers too early, so that
 //! its answer cannot be used, as Kubernetes does not use it: there progress comes only as often as etcd says it by itself.
@@ -27,7 +32,9 @@ mod endpoints;
 mod fault;
 mod feed;
 mod keys;
+mod lease;
 mod list;
+mod newest;
 mod options;
 mod record;
 mod watch;
@@ -43,6 +50,8 @@ use wharf_core::store::{
 
 use crate::endpoints::Endpoints;
 use crate::keys::Keys;
+use crate::lease::Leases;
+use crate::newest::Newest;
 
 pub use crate::connect::EtcdConnectError;
 pub use crate::fault::EtcdFault;
@@ -51,7 +60,7 @@ pub use crate::options::{
 };
 pub use crate::watch::{RECONNECT_MOST, RECONNECT_PATIENCE};
 
-pub(crate) const CAPABILITIES: StoreCapabilities = StoreCapabilities::with(true, true).shared(true);
+pub(crate) const CAPABILITIES: StoreCapabilities = StoreCapabilities::with(true, true).shared(true).expiry(true);
 
 /// A store over etcd. Clones share it; watches end when the last clone is dropped.
 ///
@@ -61,7 +70,8 @@ pub(crate) const CAPABILITIES: StoreCapabilities = StoreCapabilities::with(true,
 ///
 /// # Errors
 /// [`StoreError::Backend`] and [`StoreError::OutcomeUnknown`] hold an [`EtcdFault`]. A call ends within
-/// [`EtcdOptions::request_timeout`] for each endpoint and once more.
+/// [`EtcdOptions::request_timeout`] for each endpoint and once more; [`EtcdStore::revision`](ObjectStore::revision), which shares
+/// its requests, and a commit with a time to live, which may need a lease first, within twice that.
 #[derive(Clone)]
 pub struct EtcdStore {
     handle: Arc<Handle>,
@@ -70,6 +80,7 @@ pub struct EtcdStore {
 /// What the store's users hold and its watches do not.
 struct Handle {
     shared: Arc<Shared>,
+    newest: Newest,
     /// Dropped with the last user; watches end then.
     open: tokio::sync::watch::Sender<()>,
 }
@@ -80,6 +91,7 @@ pub(crate) struct Shared {
     pub(crate) etcd: Endpoints,
     pub(crate) keys: Keys,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) leases: Leases,
     pub(crate) watch_buffer: usize,
 }
 
@@ -100,7 +112,7 @@ impl EtcdStore {
     /// [`EtcdConnectError`], within about [`EtcdOptions::connect_timeout`].
     pub async fn connect(options: EtcdOptions, clock: Arc<dyn Clock>) -> Result<Self, EtcdConnectError> {
         let shared = Arc::new(connect::connect(options, clock).await?);
-        Ok(Self { handle: Arc::new(Handle { shared, open: tokio::sync::watch::Sender::new(()) }) })
+        Ok(Self { handle: Arc::new(Handle { shared, newest: Newest::default(), open: tokio::sync::watch::Sender::new(()) }) })
     }
 
     fn shared(&self) -> &Shared {
@@ -121,8 +133,9 @@ impl ObjectStore for EtcdStore {
     }
 
     async fn revision(&self) -> StoreResult<Revision> {
-        let shared = self.shared();
-        shared.etcd.revision(&shared.keys).await.map(Revision).map_err(|fault| fault.failed("revision"))
+        let shared = self.handle.shared.clone();
+        let request = move || async move { shared.etcd.revision(&shared.keys).await };
+        self.handle.newest.read(request).await.map(Revision).map_err(|fault| fault.failed("revision"))
     }
 
     async fn get(&self, key: &Key) -> StoreResult<Option<Record>> {
