@@ -11,7 +11,7 @@ use futures::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use wharf_conformance::system::etcd::Etcd;
+use wharf_conformance::system::etcd::{Etcd, EtcdError};
 use wharf_core::cache::Caches;
 use wharf_core::clock::SystemClock;
 use wharf_core::runtime::Retry;
@@ -239,6 +239,48 @@ async fn an_etcd_that_lost_its_data_is_refused() {
             }
         }
     }
+}
+
+/// The cluster is the same, and its revisions are used a second time: etcd#20221, etcd#19179.
+#[tokio::test]
+async fn a_restored_backup_is_refused_until_the_store_is_made_anew() {
+    let Some(etcd) = Etcd::start_or_omit("etcd.restored").await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let backup = folder.path().join("backup");
+    let store = connect(etcd.endpoint()).await;
+    let start = store.commit(put("a")).await.unwrap();
+    match etcd.save_snapshot(&backup) {
+        Err(error @ EtcdError::Missing { .. }) => return wharf_core::testing::omit("etcd.restored", &error.to_string()),
+        saved => saved.unwrap(),
+    }
+    let mut watch = store.watch(&Scope::All, start).await.unwrap();
+    let mut last = start;
+    for name in ["b", "c", "d"] {
+        last = store.commit(put(name)).await.unwrap();
+        assert_eq!(next(&mut watch).await.unwrap(), last);
+    }
+    etcd.restore_snapshot(&backup).unwrap();
+    etcd.start_again().await.unwrap();
+    let went_back = |error: StoreError| {
+        assert!(matches!(error, StoreError::Backend { retry: Retry::Permanent, .. }), "{error}");
+        assert!(matches!(fault(&error), EtcdFault::WentBack { was, is, .. } if *was == last.0 && *is == start.0), "{error}");
+        assert!(error.to_string().contains("restored from a backup"), "{error}");
+    };
+    went_back(next(&mut watch).await.unwrap_err());
+    assert!(watch.next().await.is_none());
+    went_back(store.revision().await.unwrap_err());
+    went_back(store.get(&Key::new(pods(), "default", "d")).await.unwrap_err());
+    went_back(store.list(&Scope::All, &ListOptions::default()).await.unwrap_err());
+    went_back(store.watch(&Scope::All, last).await.map(|_| ()).unwrap_err());
+    // One made anew may use it, and a watch of what is now yet to come repeats nothing that was there.
+    let anew = connect(etcd.endpoint()).await;
+    assert_eq!(anew.revision().await.unwrap(), start);
+    let mut watch = anew.watch(&Scope::All, last).await.unwrap();
+    let mut reached = start;
+    while reached <= last {
+        reached = anew.commit(put("again")).await.unwrap();
+    }
+    assert_eq!(next(&mut watch).await.unwrap(), reached);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The store kit over an etcd of its own for each case.
+//! The store kit over an etcd of its own for each case: one member, or as many as `WHARF_ETCD_MEMBERS` says.
 
 // The whole file is a test, though not in the eyes of the linter.
 #![allow(clippy::unwrap_used)]
@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 use wharf_conformance::store::{StoreHarness, cases};
-use wharf_conformance::system::etcd::{Etcd, EtcdError};
+use wharf_conformance::system::etcd::{Etcd, EtcdCluster, EtcdError};
 use wharf_conformance::{Harness, test_main};
 use wharf_core::clock::SystemClock;
 use wharf_core::store::{
@@ -40,15 +40,26 @@ fn main() -> ExitCode {
 /// The etcd of the case that runs, and the way to it.
 #[derive(Default)]
 struct Stock {
-    running: Mutex<Option<(Etcd, Wire)>>,
+    running: Mutex<Option<(EtcdCluster, Vec<Wire>)>>,
+}
+
+fn members() -> usize {
+    std::env::var("WHARF_ETCD_MEMBERS").map_or(1, |count| count.parse().unwrap())
+}
+
+fn through(wires: &[Wire]) -> EtcdOptions {
+    EtcdOptions::new(wires.iter().map(Wire::endpoint))
 }
 
 impl Stock {
     async fn options(&self) -> EtcdOptions {
-        let etcd = Etcd::start().await.unwrap();
-        let wire = Wire::to(etcd.port()).await;
-        let options = EtcdOptions::new([wire.endpoint()]);
-        *self.running.lock().await = Some((etcd, wire));
+        let etcd = EtcdCluster::start(members()).await.unwrap();
+        let mut wires = Vec::new();
+        for member in etcd.members() {
+            wires.push(Wire::to(member.port()).await);
+        }
+        let options = through(&wires);
+        *self.running.lock().await = Some((etcd, wires));
         options
     }
 }
@@ -73,16 +84,16 @@ impl StoreHarness for Stock {
         Some(std::sync::Arc::new(Forgetful { store: connect(options).await, commits: commits as u64 }))
     }
     async fn disconnect(&self, _store: &SharedStore) -> bool {
-        self.running.lock().await.as_ref().unwrap().1.cut(None);
+        self.running.lock().await.as_ref().unwrap().1.iter().for_each(|wire| wire.cut(None));
         true
     }
     async fn restart(&self, store: SharedStore) -> Option<SharedStore> {
         drop(store);
         let running = self.running.lock().await;
-        let (etcd, wire) = running.as_ref().unwrap();
+        let (etcd, wires) = running.as_ref().unwrap();
         etcd.kill();
         etcd.start_again().await.unwrap();
-        Some(std::sync::Arc::new(connect(EtcdOptions::new([wire.endpoint()])).await))
+        Some(std::sync::Arc::new(connect(through(wires)).await))
     }
 }
 
