@@ -11,7 +11,7 @@ use crate::state::State;
 /// Records, or commits of the past, looked at under one hold of the lock.
 const CHUNK: usize = 1024;
 /// After so many it is looked whether a writer waits.
-const GIVE_WAY: usize = 16;
+const GIVE_WAY: usize = 64;
 
 /// One page. It is read in chunks that show one revision: the first fixes it, later ones undo what came since.
 pub(crate) async fn list(shared: &Shared, scope: &Scope, options: &ListOptions) -> StoreResult<Listing> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use wharf_core::store::{Change, Key, Op, Record, Revision, StoreError, StoreResult, Transaction};
 
 use crate::history::Commit;
@@ -96,11 +97,7 @@ fn change(state: &State, revision: Revision, op: Op, previous: Option<&Record>) 
         Op::Check { .. } => None,
         Op::Delete { .. } => previous.map(|previous| Change::Delete { previous: previous.clone() }),
         Op::Put { key, value, .. } => Some(match previous {
-            // The key that is stored already, so that all versions of an object share its strings.
-            Some(previous) => Change::Put {
-                record: Record { key: previous.key.clone(), value, created: previous.created, modified: revision },
-                previous: Some(previous.clone()),
-            },
+            Some(previous) => replacement(previous, value, revision),
             None => {
                 Change::Put { record: Record { key: state.shared_key(key), value, created: revision, modified: revision }, previous: None }
             }
@@ -108,9 +105,15 @@ fn change(state: &State, revision: Revision, op: Op, previous: Option<&Record>) 
     }
 }
 
+/// The change that writes a value over a record.
+pub(crate) fn replacement(previous: &Record, value: Bytes, revision: Revision) -> Change {
+    // The key that is stored already, so that all versions of an object share its strings.
+    let record = Record { key: previous.key.clone(), value, created: previous.created, modified: revision };
+    Change::Put { record, previous: Some(previous.clone()) }
+}
+
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use wharf_core::store::{Expect, ResourceId};
 
     use super::*;

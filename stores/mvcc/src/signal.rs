@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use wharf_core::store::{Change, ResourceId, Scope};
 
 /// How many watches that a commit does not concern are woken by it, on average.
-pub const CROWD: usize = 64;
+pub const CROWD: usize = 32;
 
 /// The watches of a store that wait.
 #[derive(Debug, Default)]

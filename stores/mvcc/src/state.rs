@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use wharf_core::object::ObjectRef;
-use wharf_core::store::{Change, Key, Record, ResourceId, Revision, Scope, StoreError, StoreResult, Transaction};
+use wharf_core::store::{Change, Expect, Key, Op, Record, ResourceId, Revision, Scope, StoreError, StoreResult, Transaction};
 
 use crate::history::{Commit, HistoryBound, Ring};
 use crate::plan::{self, Pending, Planned};
@@ -166,12 +167,35 @@ impl State {
     ///
     /// # Errors
     /// [`StoreError::Conflict`] for the first precondition that does not hold.
-    pub fn commit(&mut self, transaction: Transaction) -> StoreResult<Planned> {
+    pub fn commit(&mut self, mut transaction: Transaction) -> StoreResult<Planned> {
+        if let [Op::Put { key, value, expect }] = transaction.ops.as_mut_slice()
+            && let Some(commit) = self.update(key, value, *expect)
+        {
+            return Ok(Planned::Commit(commit));
+        }
         let planned = plan::alone(self, transaction)?;
         if let Planned::Commit(commit) = &planned {
             self.apply(commit.clone());
         }
         Ok(planned)
+    }
+
+    /// Writes over a record that is there and as expected, which is found once; nothing is done otherwise.
+    fn update(&mut self, key: &Key, value: &mut Bytes, expect: Expect) -> Option<Commit> {
+        let record = self.collections.get_mut(&key.resource)?.records.get_mut(&name_of(key))?;
+        if !expect.holds(Some(record)) {
+            return None;
+        }
+        let revision = Revision(self.revision.0 + 1);
+        let change = plan::replacement(record, std::mem::take(value), revision);
+        if let Change::Put { record: new, .. } = &change {
+            *record = new.clone();
+        }
+        self.revision = revision;
+        let commit = Commit { revision, changes: Arc::new([change]) };
+        self.remember(commit.clone());
+        self.trim();
+        Some(commit)
     }
 
     /// Makes a planned commit visible, and forgets history that is over the bound. Commits are applied in the order of their
@@ -262,9 +286,6 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use wharf_core::store::{Expect, Op};
-
     use super::*;
 
     fn key(resource: &str, name: &str) -> Key {
@@ -350,6 +371,26 @@ mod tests {
         commit(&mut state, vec![Op::Delete { key: key("pods", "a"), expect: Expect::Any }]);
         state.apply(first);
         assert_eq!((state.get(&key("pods", "a")), state.revision(), state.history(&Scope::All).len()), (None, Revision(3), 2));
+    }
+
+    #[test]
+    fn a_commit_is_what_its_plan_and_apply_would_be() {
+        let (mut one, mut two) = (state(10, usize::MAX), state(10, usize::MAX));
+        for expect in [Expect::Revision(Revision(1)), Expect::Any, Expect::Absent, Expect::Present, Expect::Revision(Revision(3))] {
+            let op = Op::Put { key: key("pods", "a"), value: Bytes::from(format!("{expect:?}")), expect };
+            let planned = two.plan(&mut Pending::new(), Transaction::new(vec![op.clone()]));
+            if let Ok(Planned::Commit(commit)) = &planned {
+                two.apply(commit.clone());
+            }
+            match (one.commit(Transaction::new(vec![op])), planned) {
+                (Ok(one), Ok(two)) => assert_eq!(one, two),
+                (Err(one), Err(two)) => assert_eq!(format!("{one:?}"), format!("{two:?}")),
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(one.get(&key("pods", "a")), two.get(&key("pods", "a")));
+            assert_eq!((one.revision(), one.history_bytes), (two.revision(), two.history_bytes));
+        }
+        assert_eq!(one.revision(), Revision(4));
     }
 
     #[test]
