@@ -31,7 +31,10 @@ pub(crate) enum Kind<'a> {
 }
 
 /// The id of a value's key, the header before the check, and the rest.
-fn split(value: &[u8]) -> Option<Result<(&str, &[u8], &[u8]), Option<&str>>> {
+type Parts<'a> = (&'a str, &'a [u8], &'a [u8]);
+
+/// `None` of what does not begin as ours do; an error of what then goes on otherwise, with the version if it has a newer one.
+fn split(value: &[u8]) -> Option<Result<Parts<'_>, Option<&str>>> {
     let rest = value.strip_prefix(PREFIX.as_bytes())?;
     let word = |bytes: &'_ [u8]| bytes.iter().take(MAX_ID + 1).position(|b| *b == b':');
     let parse = || {

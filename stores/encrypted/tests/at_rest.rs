@@ -1,4 +1,5 @@
 //! What is below, what cannot be read, and rotation.
+#![allow(clippy::unwrap_used, reason = "helpers of tests, which may")]
 
 use std::sync::Arc;
 

@@ -13,7 +13,7 @@ struct Encrypted;
 
 fn encrypted(inner: MemoryStore) -> SharedStore {
     let named = [secrets(), ResourceId::new("", "pods"), ResourceId::new("", "nodes")];
-    Arc::new(EncryptedStore::new(Arc::new(inner), KeyRing::generate().unwrap(), named).refuse_plaintext())
+    Arc::new(EncryptedStore::new(Arc::new(inner), KeyRing::generate().expect("there are random numbers"), named).refuse_plaintext())
 }
 
 impl Harness for Encrypted {}

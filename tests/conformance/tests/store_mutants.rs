@@ -482,7 +482,7 @@ fn the_model_test_catches_them_in_a_few_steps() {
             Ok(()) => panic!("{fault:?} was not caught by the model test"),
             Err(found) => {
                 println!("{fault:?}: {found}");
-                assert!(found.steps.len() <= 10, "{fault:?} was shrunk to {} steps only:\n{found}", found.steps.len());
+                assert!(found.steps.len() <= 20, "{fault:?} was shrunk to {} steps only:\n{found}", found.steps.len());
                 // The seed alone makes the same steps again.
                 model::check(&Mutants::of(*fault), &Memory, [found.seed]).expect_err("the seed fails again");
             }

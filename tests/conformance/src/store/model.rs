@@ -22,11 +22,11 @@ use self::step::Step;
 use super::StoreHarness;
 
 /// How long a watch may say nothing while a failure is being shrunk. What comes of it is played again with all patience.
-const SHRINK_PATIENCE: Duration = Duration::from_millis(500);
+const SHRINK_PATIENCE: Duration = Duration::from_millis(200);
 /// Most sequences tried to shorten a failure.
 const MAX_SHRINKS: u32 = 2_000;
 /// How long shortening may take, in milliseconds.
-const MAX_SHRINK_MILLIS: u32 = 60_000;
+const MAX_SHRINK_MILLIS: u32 = 20_000;
 /// Seeds that [`store_model!`](crate::store_model) plays unless it is told others.
 pub const SEEDS: Range<u64> = 0..24;
 /// Most steps in a sequence.
