@@ -1,5 +1,8 @@
 //! The bridge beside a real etcd: the same random requests to both, and the answers compared field by field, revisions included.
 
+// The whole file is a test, though not in the eyes of the linter.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::collections::BTreeMap;

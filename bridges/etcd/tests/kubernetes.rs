@@ -1,6 +1,9 @@
 //! What kube-apiserver sends, in its own order, as messages. From k8s.io/apiserver's storage/etcd3 (store.go, watcher.go, compact.go,
 //! lease_manager.go, feature checks) and go.etcd.io/etcd/client/v3/kubernetes.
 
+// The whole file is a test, though not in the eyes of the linter.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use etcd_client::proto::{

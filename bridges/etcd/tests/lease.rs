@@ -1,5 +1,8 @@
 //! Leases: what they hold, when they end, and what they leave in the store.
 
+// The whole file is a test, though not in the eyes of the linter.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::sync::Arc;

@@ -1,5 +1,8 @@
 //! Bounds, contention, and what others have written.
 
+// The whole file is a test, though not in the eyes of the linter.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::sync::Arc;

@@ -1,5 +1,8 @@
 //! Serving over TLS, to clients with a certificate; and what is beside gRPC.
 
+// The whole file is a test, though not in the eyes of the linter.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::sync::Arc;

@@ -1,5 +1,8 @@
 //! Streams of watches: several watches on one, progress, filters, fragments, falling behind, and what is refused.
 
+// The whole file is a test, though not in the eyes of the linter.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::sync::Arc;

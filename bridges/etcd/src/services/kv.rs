@@ -82,6 +82,10 @@ impl PbKvService for KvService {
         if request.encoded_len() > self.shared.limits.max_request_bytes {
             return Err(fault::too_large());
         }
+        // In a transaction etcd looks for the key first.
+        if request.lease != 0 && !self.shared.leases.is_held(request.lease) {
+            return Err(fault::lease_not_found());
+        }
         match txn::single(&self.shared, PbTxnOpRequest::RequestPut(request)).await? {
             (Some(PbTxnOpResponse::ResponsePut(answer)), revision) => {
                 Ok(Response::new(PbPutResponse { header: Some(self.shared.header(revision)), ..answer }))
