@@ -4,11 +4,11 @@ use etcd_client::proto::{PbKeyValue, PbTxnOpResponse};
 use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp};
 use wharf_core::store::{Expect, Key, Op, Revision, StoreError, StoreResult, Transaction};
 
-use crate::{CAPABILITIES, Shared};
 use crate::fault::EtcdFault;
 use crate::lease;
 use crate::list;
 use crate::record::record;
+use crate::{CAPABILITIES, Shared};
 
 /// What a key's `mod_revision` never is, whether it exists or not.
 const NEVER: i64 = -1;

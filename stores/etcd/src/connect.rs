@@ -58,11 +58,19 @@ fn lines(faults: &[EtcdFault]) -> String {
         EtcdFault::Lost { endpoint, cause } => format!(
             "what listens at {endpoint} did not answer as etcd: {cause}; check that this is a client URL (usually port 2379) and not a peer's, \
              and whether it is http or https{}",
-            tls_advice(cause)
+            first_tls_advice(endpoint, cause)
         ),
         fault => fault.to_string(),
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// A client certificate that etcd refuses ends the connection, and the reason does not always arrive.
+fn first_tls_advice(endpoint: &str, cause: &str) -> &'static str {
+    match tls_advice(cause) {
+        "" if endpoint.starts_with("https://") => "; etcd may want a client certificate (`tls.identity`) that its --trusted-ca-file signed",
+        advice => advice,
+    }
 }
 
 pub(crate) async fn connect(options: EtcdOptions, clock: Arc<dyn Clock>) -> Result<Shared, EtcdConnectError> {

@@ -279,6 +279,8 @@ async fn clients_beside_faults(network: &EtcdNetwork) {
     let start = first.revision().await.unwrap();
     let mut clients = Vec::new();
     let mut watches = Vec::new();
+    // Watches end with the last user of their store.
+    let mut stores = Vec::new();
     let (end, ends) = tokio::sync::watch::channel(Revision(u64::MAX));
     for number in 0..STORES {
         let mut endpoints = cluster.endpoints();
@@ -299,6 +301,7 @@ async fn clients_beside_faults(network: &EtcdNetwork) {
             let seed = seed.wrapping_mul(1_000) + (number * CLIENTS_OF_EACH + client) as u64;
             clients.push(tokio::spawn(history.clone().client(store.clone(), seed)));
         }
+        stores.push(store);
     }
     history.more("the start").await;
     let mut rng = StdRng::seed_from_u64(seed);
@@ -333,6 +336,7 @@ async fn clients_beside_faults(network: &EtcdNetwork) {
         operations += of_key.len();
         assert!(is_linearizable(of_key), "the history of p{index} is not linearizable");
     }
+    drop(stores);
     println!("{operations} operations, {} of them with unknown outcome; {} commits", history.unknown.load(Ordering::SeqCst), truth.len());
 }
 

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use futures::StreamExt;
 use wharf_conformance::system::etcd::Etcd;
 use wharf_core::clock::SystemClock;
-use wharf_core::store::{Change, Expect, Key, ObjectStore, Op, ResourceId, Revision, Scope, StoreError, Transaction, WatchItem, WatchStream};
+use wharf_core::store::{
+    Change, Expect, Key, ObjectStore, Op, ResourceId, Revision, Scope, StoreError, Transaction, WatchItem, WatchStream,
+};
 use wharf_store_etcd::{EtcdOptions, EtcdStore};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -49,7 +51,10 @@ async fn an_end_is_a_delete_that_a_watch_sees_not_before_its_time() {
     let (deleted, changes) = commit(&mut watch).await;
     assert!(since.elapsed() >= ttl, "{:?}", since.elapsed());
     assert!(deleted > kept);
-    assert!(matches!(&changes[..], [Change::Delete { previous }] if previous.key == key("a") && previous.modified == revision), "{changes:?}");
+    assert!(
+        matches!(&changes[..], [Change::Delete { previous }] if previous.key == key("a") && previous.modified == revision),
+        "{changes:?}"
+    );
     // The later write without a time to live is none of the lease's.
     assert!(store.get(&key("a")).await.unwrap().is_none());
     assert_eq!(store.get(&key("b")).await.unwrap().unwrap().modified, kept);
@@ -63,7 +68,9 @@ async fn writes_of_about_the_same_time_to_live_share_a_lease() {
         store.commit(put(&format!("e{n}")).with_ttl(HOUR)).await.unwrap();
     }
     assert_eq!(leases(&admin).await.len(), 1);
-    futures::future::join_all((0..50).map(|n| store.commit(put(&format!("f{n}")).with_ttl(HOUR)))).await.into_iter().for_each(|r| drop(r.unwrap()));
+    for committed in futures::future::join_all((0..50).map(|n| store.commit(put(&format!("f{n}")).with_ttl(HOUR)))).await {
+        committed.unwrap();
+    }
     assert_eq!(leases(&admin).await.len(), 1);
     // Another time, another lease, both of which go on being shared.
     for n in 0..10 {

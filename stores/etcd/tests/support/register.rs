@@ -56,7 +56,8 @@ pub fn is_linearizable(history: &[Operation]) -> bool {
     // An unknown write that nobody saw explains nothing: what follows it can only overwrite it.
     let seen: HashSet<u64> = history.iter().filter_map(|op| op.action.needs()).collect();
     let unseen = |op: &Operation| op.ended.is_none() && op.action.writes().flatten().is_some_and(|value| !seen.contains(&value));
-    let mut history: Vec<Operation> = history.iter().copied().filter(|op| !unseen(op) && !matches!((op.action, op.ended), (Action::Read(_), None))).collect();
+    let mut history: Vec<Operation> =
+        history.iter().copied().filter(|op| !unseen(op) && !matches!((op.action, op.ended), (Action::Read(_), None))).collect();
     history.sort_by_key(|op| op.begun);
     let mut search = Search { done: vec![0; history.len().div_ceil(64)], left: 0, tried: HashSet::new(), history: &history };
     search.left = history.iter().filter(|op| op.ended.is_some()).count();
