@@ -148,6 +148,10 @@ fn fill(segment: &Segment, from: u64) -> io::Result<()> {
         let len = zeros.len().min(usize::try_from(segment.capacity - offset).unwrap_or(FILL));
         segment.file.write_at(offset, &zeros[..len])?;
         offset += len as u64;
+        if offset < segment.capacity {
+            // In small pieces: a commit's sync would wait behind one large one.
+            segment.file.sync()?;
+        }
     }
     Ok(())
 }

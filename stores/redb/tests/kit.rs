@@ -1,4 +1,5 @@
 //! The store kit over a folder for each store.
+#![allow(clippy::unwrap_used, reason = "helpers of tests, which may")]
 
 use std::collections::HashMap;
 use std::sync::Arc;
