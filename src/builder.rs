@@ -12,10 +12,10 @@ use wharf_core::controller::election::{ElectionError, Timing};
 use wharf_core::scheduler::Scheduler;
 use wharf_core::store::{SharedStore, StoreError};
 use wharf_scheduler_framework::Profile;
-use wharf_store_memory::MemoryStore;
 
 use crate::cluster::Cluster;
 use crate::node::NodeSpec;
+use crate::storage::Storage;
 
 /// Why a cluster could not be started, or a node not be added.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +42,18 @@ pub enum ClusterError {
     /// A kubeconfig was asked for, but the API is not served on an address.
     #[error("the API is not served on an address: build the cluster with `listen`")]
     NotListening,
+    /// The store in the data folder could not be opened.
+    #[cfg(feature = "redb")]
+    #[error(transparent)]
+    OpenStore(#[from] wharf_store_redb::RedbOpenError),
+    /// The keys that Secrets are encrypted with could not be had.
+    #[error(transparent)]
+    EncryptionKeys(#[from] wharf_store_encrypted::KeyError),
+    /// The store outlives the process, and there is no place for the keys that Secrets are encrypted with.
+    #[error(
+        "the store is durable and there is no key to encrypt Secrets with: build the cluster with `data` or `encryption_key_file`, or, if plain text is right, with `secrets_in_plain_text`"
+    )]
+    NoEncryptionKey,
     /// The times of the leader election do not go together.
     #[error(transparent)]
     Election(#[from] ElectionError),
@@ -60,8 +72,7 @@ pub enum ClusterError {
 #[must_use = "a builder does nothing until `start`"]
 pub struct ClusterBuilder {
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) store: Option<SharedStore>,
-    pub(crate) data: Option<PathBuf>,
+    pub(crate) storage: Storage,
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) nodes: Vec<NodeSpec>,
     pub(crate) hollow: usize,
@@ -78,7 +89,7 @@ impl std::fmt::Debug for ClusterBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ClusterBuilder")
             .field("listen", &self.listen)
-            .field("data", &self.data)
+            .field("data", &self.storage.data)
             .field("nodes", &self.nodes)
             .finish_non_exhaustive()
     }
@@ -88,8 +99,7 @@ impl Default for ClusterBuilder {
     fn default() -> Self {
         Self {
             clock: SystemClock::shared(),
-            store: None,
-            data: None,
+            storage: Storage::default(),
             listen: None,
             nodes: Vec::new(),
             hollow: 0,
@@ -105,9 +115,9 @@ impl Default for ClusterBuilder {
 }
 
 impl ClusterBuilder {
-    /// Where objects are kept; a memory store if nothing is said.
+    /// Where objects are kept. If nothing is said: in the folder of [`data`](Self::data), or in memory where there is none.
     pub fn store(mut self, store: SharedStore) -> Self {
-        self.store = Some(store);
+        self.storage.given = Some(store);
         self
     }
     /// The time that everything in the cluster goes by.
@@ -115,11 +125,24 @@ impl ClusterBuilder {
         self.clock = clock;
         self
     }
-    /// A folder for keys and certificates, so that kubeconfigs stay good over restarts. Without one they are kept in memory, and
-    /// made only for a cluster that needs them: one that listens, or has nodes that are not hollow. Where several processes may share
-    /// the store, keys are taken from the store unless the folder has some.
+    /// A folder for what outlives the process: objects (`store`, with the feature `redb`, unless [`store`](Self::store) names another
+    /// place), the key that Secrets are encrypted with (`encryption-key`), keys and certificates (`pki`), so that kubeconfigs stay good
+    /// over restarts. Without one, keys are kept in memory, and made only for a cluster that needs them: one that listens, or has nodes
+    /// that are not hollow. Where several processes may share the store, keys are taken from the store unless the folder has some.
     pub fn data(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.data = Some(folder.into());
+        self.storage.data = Some(folder.into());
+        self
+    }
+    /// The file with the keys that Secrets are encrypted with in the store, which is made if it is not there; `encryption-key` in the
+    /// data folder if nothing is said. Processes that share a store need the same keys. Objects in memory alone are not encrypted unless
+    /// this is called.
+    pub fn encryption_key_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.storage.key_file = Some(path.into());
+        self
+    }
+    /// Stores Secrets as they are, for who reads the store to read. What has been encrypted before cannot be read then.
+    pub fn secrets_in_plain_text(mut self) -> Self {
+        self.storage.plain = true;
         self
     }
     /// Serves the API with TLS on an address; port 0 takes a free one. Without this no socket is opened.
@@ -175,10 +198,6 @@ impl ClusterBuilder {
     pub fn scheduler(mut self, scheduler: Arc<dyn Scheduler>) -> Self {
         self.scheduler = Some(scheduler);
         self
-    }
-
-    pub(crate) fn take_store(&mut self) -> SharedStore {
-        self.store.take().unwrap_or_else(|| Arc::new(MemoryStore::new()))
     }
 
     /// Starts the cluster: on return the API serves requests. Must be called inside a multi-threaded or current-thread tokio runtime.

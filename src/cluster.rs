@@ -29,6 +29,7 @@ use crate::builder::{ClusterBuilder, ClusterError};
 use crate::keys;
 use crate::node::NodeSpec;
 use crate::once::{Controllers, Election, Role, Stage, schedule};
+use crate::storage::{self, Opened};
 
 /// How long a shutdown waits for each task that runs.
 pub const DRAIN: Duration = Duration::from_secs(10);
@@ -42,6 +43,7 @@ struct Running {
 struct Shared {
     clock: Arc<dyn Clock>,
     server: ApiServer,
+    opened: Opened,
     pki: Option<Arc<pki::Pki>>,
     address: Option<SocketAddr>,
     connector: Arc<AgentConnector>,
@@ -99,9 +101,10 @@ impl Cluster {
         let address = listener.as_ref().and_then(|l| l.local_addr().ok());
         // Keys cost time, so a cluster that nobody calls from outside has none: no socket, and no pods that hold tokens.
         let called = address.is_some() || builder.nodes.iter().any(|node| !node.hollow);
-        let store = builder.take_store();
+        let opened = storage::open(&builder.storage, &clock).await?;
+        let store = opened.store.clone();
         let several = builder.leader_election.unwrap_or(store.capabilities().shared);
-        let folder = builder.data.as_ref().map(|data| data.join("pki"));
+        let folder = builder.storage.data.as_ref().map(|data| data.join("pki"));
         let keys = match several {
             _ if !called && folder.is_none() => None,
             true => Some(Arc::new(keys::of_several(folder.as_deref(), &store, &*clock).await?)),
@@ -129,6 +132,7 @@ impl Cluster {
             shared: Arc::new(Shared {
                 clock,
                 server,
+                opened,
                 pki: keys,
                 address,
                 connector,
@@ -342,6 +346,7 @@ impl Cluster {
             () = all => {}
             () = self.shared.clock.sleep(DRAIN) => tracing::warn!("some tasks had not ended after {} s", DRAIN.as_secs()),
         }
+        self.shared.opened.close().await;
     }
 }
 

@@ -19,6 +19,7 @@ mod cluster;
 mod keys;
 mod node;
 mod once;
+mod storage;
 #[cfg(test)]
 mod tests;
 
@@ -41,9 +42,12 @@ pub use wharf_runtime_hollow as runtime_hollow;
 pub use wharf_runtime_youki as runtime_youki;
 pub use wharf_scheduler_framework as scheduler_framework;
 pub use wharf_scheduler_plugins as scheduler_plugins;
+pub use wharf_store_encrypted as store_encrypted;
 #[cfg(feature = "etcd")]
 pub use wharf_store_etcd as store_etcd;
 pub use wharf_store_memory as store_memory;
+#[cfg(feature = "redb")]
+pub use wharf_store_redb as store_redb;
 
 /// README.md's examples are compiled with the documentation's.
 #[cfg(doctest)]

@@ -66,6 +66,12 @@ async fn run(options: &Options, begin: Instant) -> Outcome {
     if let Some(name) = &options.node_name {
         builder = builder.identity(name);
     }
+    if let Some(path) = &options.encryption_key_file {
+        builder = builder.encryption_key_file(path);
+    }
+    if options.secrets_in_plain_text {
+        builder = builder.secrets_in_plain_text();
+    }
     if let Some(store) = parts::store(options, &choice).await? {
         builder = builder.store(store);
     }
@@ -79,7 +85,7 @@ async fn run(options: &Options, begin: Instant) -> Outcome {
         if !options.smoke {
             greet(&cluster, &choice, &kubeconfig);
             println!("ready in {} ms (the API server in {} ms)", begin.elapsed().as_millis(), served.as_millis());
-            advise(&kubeconfig);
+            advise(&kubeconfig, options);
             return Ok(Told::Waits);
         }
         for reason in &choice.reasons {
@@ -96,10 +102,15 @@ async fn run(options: &Options, begin: Instant) -> Outcome {
     };
     if matches!(outcome, Ok(Told::Waits)) {
         asked_to_end.await;
-        println!("\nending: no process, mount, interface or rule stays behind");
+        println!("{}", options::farewell(options));
     }
     cluster.shutdown().await;
-    parts.remove(&choice.data).await?;
+    if !options.keep_running {
+        parts.remove(&choice).await?;
+    }
+    if options.smoke {
+        parts::forget_story(&choice)?;
+    }
     match outcome {
         Ok(Told::Interrupted) if options.smoke => Err("interrupted".into()),
         Ok(_) => {
@@ -148,10 +159,10 @@ fn greet(cluster: &Cluster, choice: &Choice, kubeconfig: &Path) {
     println!("  kubeconfig: {} (contexts wharf, by certificate, and wharf-token)", kubeconfig.display());
 }
 
-fn advise(kubeconfig: &Path) {
+fn advise(kubeconfig: &Path, options: &Options) {
     println!("\nTry, in another terminal:");
     println!("  export KUBECONFIG={}", kubeconfig.display());
     println!("  kubectl get nodes -o wide");
     println!("  kubectl create deployment demo --image={} --replicas=3", image::name("v1"));
-    println!("Ctrl-C ends everything.");
+    println!("{}", if options.keep_running { "Ctrl-C ends this process; containers go on." } else { "Ctrl-C ends everything." });
 }

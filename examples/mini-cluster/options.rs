@@ -12,9 +12,12 @@ Examples:
   mini-cluster --nodes 100                       a hundred hollow nodes besides the real one
   mini-cluster --runtime hollow --nodes 5        no containers at all; needs no root
   mini-cluster --listen 127.0.0.1:0 --kubeconfig /tmp/kc --data /tmp/wharf
+  mini-cluster --store memory                    objects are gone when it ends
+  mini-cluster --keep-running                    containers go on after Ctrl-C, and the next start adopts them
   mini-cluster --proxy ipvs                      Services through the kernel's virtual servers
   mini-cluster --store etcd --etcd-endpoints http://127.0.0.1:2379
-  mini-cluster --store etcd --node-name second --listen 127.0.0.1:0 --data /tmp/second --runtime hollow
+  mini-cluster --store etcd --node-name second --listen 127.0.0.1:0 --data /tmp/second --runtime hollow \\
+      --encryption-key-file /var/lib/wharf/encryption-key
                                                  a second process of the same cluster: one of the two leads
   mini-cluster --runtime containerd --runtime-endpoint unix:///run/containerd/containerd.sock
 
@@ -41,12 +44,22 @@ pub struct Options {
     /// Where to write the kubeconfig [default: kubeconfig in the data folder].
     #[arg(long, value_name = "PATH")]
     pub kubeconfig: Option<PathBuf>,
-    /// Where images, containers' state and certificates are kept [default: /var/lib/wharf as root, ~/.local/share/wharf otherwise].
+    /// Where objects, images, containers' state, keys and certificates are kept [default: /var/lib/wharf as root, ~/.local/share/wharf otherwise].
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// Where objects are stored.
-    #[arg(long, value_enum, default_value_t = Store::Memory)]
+    #[arg(long, value_enum, default_value_t = Store::Redb)]
     pub store: Store,
+    /// The keys that Secrets are encrypted with in the store, made if there are none. Processes that share a store need the same
+    /// [default: encryption-key in the data folder].
+    #[arg(long, value_name = "PATH")]
+    pub encryption_key_file: Option<PathBuf>,
+    /// Do not encrypt Secrets in the store.
+    #[arg(long, conflicts_with = "encryption_key_file")]
+    pub secrets_in_plain_text: bool,
+    /// On Ctrl-C leave containers, their network and the rules of Services as they are, for the next start to take over.
+    #[arg(long, conflicts_with = "smoke")]
+    pub keep_running: bool,
     /// etcd's client URLs.
     #[arg(long, value_name = "URL", value_delimiter = ',', default_value = ETCD)]
     pub etcd_endpoints: Vec<String>,
@@ -84,6 +97,8 @@ pub struct Options {
 /// A choice of store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Store {
+    /// In the data folder, durably.
+    Redb,
     /// In memory: gone when the process ends.
     Memory,
     /// In etcd v3.
@@ -117,6 +132,8 @@ pub enum Proxy {
 pub struct Choice {
     /// Where objects are stored.
     pub store: Store,
+    /// The pods are gone when the process ends, and so are their volumes and logs.
+    pub forgets: bool,
     /// The runtime of the real node; hollow means that there is no real node.
     pub runtime: Runtime,
     /// The service proxy.
@@ -141,23 +158,40 @@ fn feature(built: bool, option: &str, feature: &str) -> Result<(), String> {
 /// # Errors
 /// When what was asked for cannot be had; says what is missing.
 pub fn choose(options: &Options, root: bool, iptables: bool) -> Result<Choice, String> {
-    let mut reasons = vec![store_reason(options)?];
-    let runtime = choose_runtime(options, root, &mut reasons)?;
-    let proxy = choose_proxy(options, runtime, root, iptables, &mut reasons)?;
     let data = options.data.clone().unwrap_or_else(|| {
         let home = std::env::var_os("HOME").filter(|_| !root);
         home.map_or_else(|| PathBuf::from("/var/lib/wharf"), |home| PathBuf::from(home).join(".local/share/wharf"))
     });
+    if options.keep_running && options.store == Store::Memory {
+        return Err("--keep-running with --store memory: after the end nobody knows whose containers these are; take another store".into());
+    }
+    let mut reasons = vec![store_reason(options)?];
+    let runtime = choose_runtime(options, root, &mut reasons)?;
+    let proxy = choose_proxy(options, runtime, root, iptables, &mut reasons)?;
     let hollow = options.nodes.unwrap_or(if runtime == Runtime::Hollow { 3 } else { 0 });
     if runtime == Runtime::Hollow && hollow == 0 {
         return Err("--nodes 0 with the hollow runtime leaves no node at all: ask for at least 1".into());
     }
-    Ok(Choice { store: options.store, runtime, proxy, hollow, data, reasons })
+    let forgets = options.smoke || options.store == Store::Memory;
+    Ok(Choice { store: options.store, forgets, runtime, proxy, hollow, data, reasons })
+}
+
+/// What Ctrl-C comes to.
+pub fn farewell(options: &Options) -> &'static str {
+    match options.store {
+        _ if options.keep_running => "\nending: containers go on, and the next start with this data folder takes them over",
+        Store::Memory => "\nending: no process, mount, interface or rule stays behind",
+        _ => {
+            "\nending: no process, mount, interface or rule stays behind; objects stay in the store, and the next start makes their pods run again"
+        }
+    }
 }
 
 fn store_reason(options: &Options) -> Result<String, String> {
     Ok(match options.store {
-        Store::Memory => "store Memory: objects are gone when this process ends; --store etcd keeps them".into(),
+        Store::Redb if options.smoke => "store Redb: durable, and new for this story".into(),
+        Store::Redb => "store Redb: objects are in the data folder and stay there; --store memory forgets them".into(),
+        Store::Memory => "store Memory: asked for; objects are gone when this process ends".into(),
         Store::Etcd => {
             feature(cfg!(feature = "etcd"), "--store etcd", "etcd")?;
             format!("store Etcd: asked for, at {}", options.etcd_endpoints.join(", "))
@@ -228,6 +262,13 @@ mod tests {
         assert_eq!((choice.runtime, choice.proxy, choice.hollow), (Runtime::Hollow, Proxy::None, 3));
         let choice = choose(&options(&[]), true, false).unwrap();
         assert!(choice.proxy == Proxy::None && choice.reasons.iter().any(|r| r.contains("install the package iptables")));
+    }
+
+    #[test]
+    fn objects_are_kept_unless_said_otherwise() {
+        assert_eq!(choose(&options(&[]), true, true).unwrap().store, Store::Redb);
+        assert!(choose(&options(&["--keep-running", "--store", "memory"]), true, true).unwrap_err().contains("another store"));
+        assert!(choose(&options(&["--keep-running"]), true, true).is_ok());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use wharf::core::clock::SystemClock;
 use wharf::core::proxy::SharedProxy;
 use wharf::core::runtime::{PodNetwork, PodSandboxFilter, SharedRuntime};
 use wharf::core::store::SharedStore;
@@ -16,6 +17,8 @@ use wharf::network::BridgeNetwork;
 use wharf::proxy_iptables::IptablesProxy;
 use wharf::runtime_hollow::HollowRuntime;
 use wharf::runtime_youki::YoukiRuntime;
+use wharf::store_memory::MemoryStore;
+use wharf::store_redb::{RedbOptions, RedbStore};
 use wharf::{Cluster, NodeSpec};
 
 use crate::Outcome;
@@ -25,11 +28,21 @@ use crate::options::{Choice, Options, Proxy, Runtime, Store};
 /// Where pods' addresses come from.
 const POD_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 16);
 
+/// The objects of a smoke story, which begins with none.
+const STORY: &str = "smoke-store";
 const KUBELET: &str = "kubelet";
 const LOGS: &str = "logs";
 
-/// Removes a folder of ours and whatever is mounted in it.
-fn remove_mounted(folder: &Path) -> std::io::Result<()> {
+/// Removes the objects of a smoke story.
+pub fn forget_story(choice: &Choice) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(choice.data.join(STORY)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Unmounts whatever is mounted in a folder of ours.
+fn unmount_in(folder: &Path) -> std::io::Result<()> {
     let Ok(folder) = folder.canonicalize() else { return Ok(()) };
     let mounts = std::fs::read_to_string("/proc/self/mounts")?;
     let inside = mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|path| Path::new(path).starts_with(&folder));
@@ -37,7 +50,13 @@ fn remove_mounted(folder: &Path) -> std::io::Result<()> {
     for path in inside.collect::<Vec<_>>().into_iter().rev() {
         nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH)?;
     }
-    std::fs::remove_dir_all(folder)
+    Ok(())
+}
+
+/// Removes a folder of ours.
+fn remove(folder: &Path) -> std::io::Result<()> {
+    unmount_in(folder)?;
+    if folder.exists() { std::fs::remove_dir_all(folder) } else { Ok(()) }
 }
 
 /// Whether the iptables program is on this machine.
@@ -60,10 +79,16 @@ struct Real {
     youki: Option<(Arc<YoukiRuntime>, Arc<BridgeNetwork>)>,
 }
 
-/// The store that was chosen; `None` leaves the cluster its own.
+/// The store that was chosen; `None` leaves the cluster that of its data folder.
 pub async fn store(options: &Options, choice: &Choice) -> Outcome<Option<SharedStore>> {
     match choice.store {
-        Store::Memory => Ok(None),
+        Store::Redb if options.smoke => {
+            forget_story(choice)?;
+            let store = RedbStore::open(choice.data.join(STORY), RedbOptions::default(), SystemClock::shared()).await?;
+            Ok(Some(Arc::new(store)))
+        }
+        Store::Redb => Ok(None),
+        Store::Memory => Ok(Some(Arc::new(MemoryStore::new()))),
         #[cfg(feature = "etcd")]
         Store::Etcd => Ok(Some(etcd::connect(&options.etcd_endpoints).await?)),
         #[cfg(not(feature = "etcd"))]
@@ -148,7 +173,8 @@ impl Parts {
     }
 
     /// Takes everything away: containers, shims, mounts, interfaces, rules. What is kept is worth keeping: images and keys.
-    pub async fn remove(self, data: &Path) -> Outcome {
+    /// So are the pods' volumes and logs while the pods are: they are in the store.
+    pub async fn remove(self, choice: &Choice) -> Outcome {
         let mut failed = Vec::new();
         if let Some(real) = self.real {
             if let Err(error) = remove_sandboxes(&real.runtime).await {
@@ -162,9 +188,10 @@ impl Parts {
                     failed.push(format!("network: {error}"));
                 }
             }
-            // The pods are gone with the store, and so are their volumes and logs.
             for folder in [KUBELET, LOGS] {
-                if let Err(error) = remove_mounted(&data.join(folder)) {
+                let path = choice.data.join(folder);
+                let done = if choice.forgets { remove(&path) } else { unmount_in(&path) };
+                if let Err(error) = done {
                     failed.push(format!("{folder}: {error}"));
                 }
             }

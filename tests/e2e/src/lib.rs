@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -24,7 +25,7 @@ pub fn is_root() -> bool {
 #[derive(Debug)]
 pub struct MiniCluster {
     child: Child,
-    folder: tempfile::TempDir,
+    folder: Arc<tempfile::TempDir>,
     /// What it printed until it was ready.
     pub greeting: String,
 }
@@ -35,7 +36,14 @@ impl MiniCluster {
     /// # Errors
     /// When it ends before.
     pub fn start(executable: &Path, arguments: &[&str]) -> std::io::Result<Self> {
-        let folder = tempfile::tempdir()?;
+        Self::start_in(Arc::new(tempfile::tempdir()?), executable, arguments)
+    }
+
+    /// Starts one over what another has left in its folder.
+    ///
+    /// # Errors
+    /// When it ends before it is ready.
+    pub fn start_in(folder: Arc<tempfile::TempDir>, executable: &Path, arguments: &[&str]) -> std::io::Result<Self> {
         let mut child = Command::new(executable)
             .args(["--listen", "127.0.0.1:0", "--data"])
             .arg(folder.path().join("data"))
@@ -54,6 +62,20 @@ impl MiniCluster {
         }
         std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::stdout()));
         Ok(Self { child, folder, greeting })
+    }
+
+    /// The folder that it is in, for another after it.
+    pub fn folder(&self) -> Arc<tempfile::TempDir> {
+        self.folder.clone()
+    }
+
+    /// Kills it, so that it can put nothing in order.
+    ///
+    /// # Errors
+    /// When it cannot be signalled or waited for.
+    pub fn kill(mut self) -> std::io::Result<()> {
+        self.child.kill()?;
+        self.child.wait().map(drop)
     }
 
     /// Its process.

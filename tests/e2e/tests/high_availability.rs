@@ -46,16 +46,24 @@ async fn client(kubeconfig: &Path) -> Client {
     Client::try_from(config).expect("a client")
 }
 
-async fn start(executable: &Path, etcd: &Etcd, name: &'static str, more: &[&str]) -> Process {
-    let endpoint = etcd.endpoint();
-    let arguments = [&["--store", "etcd", "--etcd-endpoints", endpoint.as_str(), "--node-name", name][..], more].concat();
+/// What the processes share: an etcd, and the keys that Secrets are encrypted with in it.
+struct Common {
+    etcd: Etcd,
+    keys: tempfile::TempDir,
+}
+
+async fn start(executable: &Path, common: &Common, name: &'static str, more: &[&str]) -> Process {
+    let (endpoint, keys) = (common.etcd.endpoint(), common.keys.path().join("encryption-key"));
+    let keys = keys.to_str().expect("a path in UTF-8");
+    let all = ["--store", "etcd", "--etcd-endpoints", endpoint.as_str(), "--encryption-key-file", keys, "--node-name", name];
+    let arguments = [&all[..], more].concat();
     let cluster = tokio::task::block_in_place(|| MiniCluster::start(executable, &arguments)).expect("mini-cluster starts");
     let client = client(&cluster.kubeconfig()).await;
     Process { cluster, client }
 }
 
 /// mini-cluster with etcd built in, and an etcd; or the reason why not.
-async fn stage(test: &str) -> Option<(PathBuf, Etcd)> {
+async fn stage(test: &str) -> Option<(PathBuf, Common)> {
     let Some(executable) = executable() else {
         omit(test, "WHARF_MINI_CLUSTER does not name a built mini-cluster");
         return None;
@@ -67,7 +75,7 @@ async fn stage(test: &str) -> Option<(PathBuf, Etcd)> {
         return None;
     }
     let etcd = Etcd::start_or_omit(test).await?;
-    Some((executable, etcd))
+    Some((executable, Common { etcd, keys: tempfile::tempdir().expect("a folder") }))
 }
 
 /// Who holds the leases, if it is one process.
@@ -205,10 +213,10 @@ async fn transitions(client: &Client) -> Vec<Option<i32>> {
 }
 
 /// The first of two processes leads, the second has the pods: of the runtime that the arguments name, on these nodes.
-async fn two(executable: &Path, etcd: &Etcd, of_second: &[&str], nodes: &[&str]) -> (Process, Process, Pods) {
-    let first = start(executable, etcd, "first", &["--runtime", "hollow", "--nodes", "1"]).await;
+async fn two(executable: &Path, common: &Common, of_second: &[&str], nodes: &[&str]) -> (Process, Process, Pods) {
+    let first = start(executable, common, "first", &["--runtime", "hollow", "--nodes", "1"]).await;
     until_leads(&first.client, "first").await;
-    let second = start(executable, etcd, "second", of_second).await;
+    let second = start(executable, common, "second", of_second).await;
     let pods = count(&second.client).await;
     // By the server that stays.
     let deployments: Api<Deployment> = Api::default_namespaced(second.client.clone());
@@ -236,8 +244,8 @@ async fn trusts(process: &Process, issuer: &Process) {
 
 /// The leader is killed in the middle of a rollout.
 async fn kill_the_leader(test: &str, of_second: &[&str], nodes: &[&str]) {
-    let Some((executable, etcd)) = stage(test).await else { return };
-    let (first, second, pods) = two(&executable, &etcd, of_second, nodes).await;
+    let Some((executable, common)) = stage(test).await else { return };
+    let (first, second, pods) = two(&executable, &common, of_second, nodes).await;
     patch(&second.client, &image("v2")).await;
     until("the rollout is under way", async || tally(&pods).len() == 2).await;
     signal(&first, Signal::SIGKILL);
@@ -248,7 +256,7 @@ async fn kill_the_leader(test: &str, of_second: &[&str], nodes: &[&str]) {
     assert_eq!(transitions(&second.client).await, [Some(1); 2]);
 
     // One that comes back is the one that waits, and takes over at once from one that ends in good order. It is trusted as before.
-    let again = start(&executable, &etcd, "first", &["--runtime", "hollow", "--nodes", "1"]).await;
+    let again = start(&executable, &common, "first", &["--runtime", "hollow", "--nodes", "1"]).await;
     assert_eq!(says_it_leads(&again.client).await, [false; 2]);
     assert!(tokio::task::block_in_place(|| second.cluster.stop()).expect("it ends"), "it ends well");
     let took = until_leads(&again.client, "first").await;
@@ -275,9 +283,9 @@ async fn a_killed_leader_is_replaced_under_real_containers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_slept_wakes_up_as_one_that_waits() {
     let test = "e2e.ha.sleep";
-    let Some((executable, etcd)) = stage(test).await else { return };
+    let Some((executable, common)) = stage(test).await else { return };
     let nodes = ["second-hollow-0", "second-hollow-1", "second-hollow-2"];
-    let (first, second, pods) = two(&executable, &etcd, &["--runtime", "hollow"], &nodes).await;
+    let (first, second, pods) = two(&executable, &common, &["--runtime", "hollow"], &nodes).await;
     patch(&second.client, &image("v2")).await;
     until("the rollout is under way", async || tally(&pods).len() == 2).await;
     // In the middle of its work: whatever it was about to write it still is when it wakes.
