@@ -1,9 +1,10 @@
-//! The project's chores: `cargo xtask test`, `cargo xtask bench`, `cargo xtask vm`.
+//! The project's chores: `cargo xtask test`, `cargo xtask bench`, `cargo xtask torture`, `cargo xtask vm`.
 
 mod bench;
 mod machine;
 mod system;
 mod test;
+mod torture;
 mod vm;
 
 use std::process::ExitCode;
@@ -15,7 +16,7 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo xtask",
-    after_help = "Examples:\n  cargo xtask test           everything that a change must pass\n  cargo xtask test lint      only fmt, clippy and docs\n  cargo xtask bench          the figures of the whole cluster, as a table\n  cargo xtask bench store    the figures of the stores, beside Debian's etcd\n  cargo xtask vm -- ipvsadm  a program in a virtual machine with Debian's kernel\n"
+    after_help = "Examples:\n  cargo xtask test           everything that a change must pass\n  cargo xtask test lint      only fmt, clippy and docs\n  cargo xtask bench          the figures of the whole cluster, as a table\n  cargo xtask bench store    the figures of the stores, beside Debian's etcd\n  cargo xtask torture redb   a thousand kills of the durable store\n  cargo xtask vm -- ipvsadm  a program in a virtual machine with Debian's kernel\n"
 )]
 struct Options {
     #[command(subcommand)]
@@ -42,6 +43,18 @@ enum Chore {
         /// Build mini-cluster from nothing in a folder of its own and time that too (several minutes).
         #[arg(long)]
         build: bool,
+    },
+    /// Runs what takes too long for every change: stores under kills and faults, many seeds.
+    Torture {
+        /// Only these.
+        #[arg(value_enum)]
+        victims: Vec<torture::Victim>,
+        /// Where randomness begins.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// How many times as much as by default: 1,000 kills, 100 faults, 20 series of requests.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+        rounds: u64,
     },
     /// Runs a program as root in a throw-away virtual machine with Debian's kernel and a pure cgroup v2.
     ///
@@ -93,6 +106,7 @@ fn in_machine(machine: &vm::Machine, program: &[String]) -> Result<u8, String> {
 fn main() -> ExitCode {
     let result = match Options::parse().chore {
         Chore::Test { stages } => test::run(&stages),
+        Chore::Torture { victims, seed, rounds } => torture::run(&victims, seed, rounds),
         Chore::Bench { target, runs, build } => bench::run(target, runs, build),
         Chore::Vm { memory, timeout, env, program } => {
             match in_machine(&vm::Machine { memory, timeout: Duration::from_secs(timeout), env }, &program) {
