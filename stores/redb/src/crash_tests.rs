@@ -19,7 +19,7 @@ use wharf_store_mvcc::Serving;
 use crate::disk::simulated::{Faults, SimulatedDisk};
 use crate::disk::{Disk, Mode};
 use crate::keeper::prepare;
-use crate::writer::{Request, Writer};
+use crate::writer::{Crowd, Request, Writer};
 use crate::{RedbFault, RedbOpenError, RedbOptions, RedbStore};
 
 /// Crashes in a test run.
@@ -323,7 +323,7 @@ fn long_log(disk: &SimulatedDisk) -> Vec<std::path::PathBuf> {
         requests.try_send(Request::Compact(Revision(0), tokio::sync::oneshot::channel().0)).unwrap();
     }
     drop(requests);
-    Writer { serving, folder, tail: opened.tail, ready, preparer, jobs }.run(received);
+    Writer { serving, folder, tail: opened.tail, ready, preparer, jobs, crowd: Crowd::default() }.run(received);
     disk.image().into_keys().filter(|path| path.to_string_lossy().contains("log-")).collect()
 }
 

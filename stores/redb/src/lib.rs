@@ -61,7 +61,10 @@ pub use crate::options::{DEFAULT_HISTORY_AGE, DEFAULT_SEGMENT_BYTES, RedbOptions
 use crate::disk::{Disk, SystemDisk};
 use crate::keeper::{Job, Keeper, MAX_BACKLOG, prepare};
 use crate::recover::Opened;
-use crate::writer::{QUEUE, Request, Writer};
+use crate::writer::{Crowd, QUEUE, Request, Writer};
+
+/// How often one writer alone looks for its answer before it sleeps, some 0.2 ms.
+const AWAKE: u32 = 200;
 
 /// A store in a folder. Clones share it. When the last is dropped it ends as in a crash, and loses nothing that was acknowledged;
 /// [`RedbStore::close`] ends it in good order.
@@ -76,6 +79,7 @@ struct Handle {
     serving: Serving,
     requests: mpsc::Sender<Request>,
     abandoned: Arc<AtomicBool>,
+    crowd: Crowd,
     aging: Option<tokio::task::AbortHandle>,
 }
 
@@ -129,6 +133,7 @@ impl RedbStore {
         let abandoned = Arc::new(AtomicBool::new(false));
         let (requests, received) = mpsc::channel(QUEUE);
         let (jobs, todo) = sync_channel(MAX_BACKLOG);
+        let crowd = Crowd::default();
         // Handed over from hand to hand: one is ready while another is in use.
         let (made, ready) = sync_channel(0);
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
@@ -139,9 +144,9 @@ impl RedbStore {
         let preparer = spawn("wharf-segments", Box::new(move || prepare(&shared, meta.store, number, capacity, &made)))?;
         let keeper = Keeper { checkpoint, folder: folder.clone(), serving: serving.clone(), meta, abandoned: abandoned.clone() };
         spawn("wharf-checkpoint", Box::new(move || keeper.run(closed, &todo)))?;
-        let writer = Writer { serving: serving.clone(), folder, tail, ready, preparer, jobs };
+        let writer = Writer { serving: serving.clone(), folder, tail, ready, preparer, jobs, crowd: crowd.clone() };
         spawn("wharf-log", Box::new(move || writer.run(received)))?;
-        Ok(Handle { path: path.to_owned(), serving, requests, abandoned, aging: None })
+        Ok(Handle { path: path.to_owned(), serving, requests, abandoned, crowd, aging: None })
     }
 
     /// Writes a consistent copy of the store, all that is committed so far and its history, as one file. Commits go on meanwhile.
@@ -241,9 +246,19 @@ impl ObjectStore for RedbStore {
 
     async fn commit(&self, transaction: Transaction) -> StoreResult<Revision> {
         transaction.validate(&self.capabilities())?;
-        let (reply, answer) = oneshot::channel();
+        let (reply, mut answer) = oneshot::channel();
         if self.handle.requests.send(Request::Commit(transaction, reply)).await.is_err() {
             return Err(self.ended());
+        }
+        // To wake a core takes a third as long as a sync does, so one writer alone stays awake for that long, behind other tasks.
+        let mut patience = if self.handle.crowd.size() <= 1 { AWAKE } else { 0 };
+        while patience > 0 {
+            patience -= 1;
+            match answer.try_recv() {
+                Ok(answer) => return answer,
+                Err(oneshot::error::TryRecvError::Closed) => return Err(self.ended()),
+                Err(oneshot::error::TryRecvError::Empty) => tokio::task::yield_now().await,
+            }
         }
         // Not answered is not planned.
         answer.await.unwrap_or_else(|_| Err(self.ended()))

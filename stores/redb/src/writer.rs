@@ -1,6 +1,7 @@
 //! The thread that commits: it plans what has come in, writes it as one frame, syncs, and only then lets it be seen and answers.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::thread::JoinHandle;
 
@@ -25,6 +26,9 @@ const MAX_BATCH_BYTES: usize = 4 << 20;
 /// How often the queue is looked at again before the thread sleeps, some 0.1 ms: a writer that goes on at once is met awake.
 const SPINS: u32 = 200;
 
+/// How often the queue is looked at for those who were answered by the batch before, some 20 us: they go on at once, and share this one.
+const GATHER: u32 = 40;
+
 pub(crate) type Reply<T> = oneshot::Sender<StoreResult<T>>;
 
 /// What the thread is asked to do, in order.
@@ -47,6 +51,20 @@ pub(crate) struct Writer {
     pub(crate) ready: Receiver<Result<Segment, RedbFault>>,
     pub(crate) preparer: JoinHandle<()>,
     pub(crate) jobs: SyncSender<Job>,
+    pub(crate) crowd: Crowd,
+}
+
+/// How many were answered at once the last time: as many are likely to come again.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Crowd(Arc<AtomicUsize>);
+
+impl Crowd {
+    pub(crate) fn size(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+    fn was(&self, size: usize) {
+        self.0.store(size, Ordering::Relaxed);
+    }
 }
 
 /// Whether a frame that failed may be on disk all the same.
@@ -102,6 +120,7 @@ impl Writer {
         let mut batch = Batch::default();
         start(frame);
         let mut one = Some((transaction, reply));
+        let (crowd, mut patience) = (self.crowd.size(), GATHER);
         while let Some((transaction, reply)) = one.take() {
             let answer = match self.serving.plan(pending, transaction) {
                 Ok(Planned::Commit(commit)) => {
@@ -117,7 +136,16 @@ impl Writer {
             if batch.answers.len() >= MAX_BATCH || frame.len() >= MAX_BATCH_BYTES {
                 break;
             }
-            match requests.try_recv() {
+            let next = loop {
+                match requests.try_recv() {
+                    Err(mpsc::error::TryRecvError::Empty) if batch.answers.len() < crowd && patience > 0 => {
+                        patience -= 1;
+                        std::thread::yield_now();
+                    }
+                    next => break next,
+                }
+            };
+            match next {
                 Ok(Request::Commit(transaction, reply)) => one = Some((transaction, reply)),
                 Ok(other) => return (batch, Some(other)),
                 Err(_) => {}
@@ -142,6 +170,7 @@ impl Writer {
             }
             self.serving.apply(pending, batch.commits);
         }
+        self.crowd.was(batch.answers.len());
         for (reply, answer) in batch.answers {
             // Who has gone does not wait for it.
             let _ = reply.send(answer);
