@@ -61,8 +61,18 @@ async fn folder() -> (tempfile::TempDir, PathBuf) {
     // Its threads make the next segment.
     drop(reopen(folder.path()).await.unwrap());
     drop(reopen(folder.path()).await.unwrap());
+    settled(folder.path()).await;
     let log = tail(folder.path());
     (folder, log)
+}
+
+/// Waits for the threads of a dropped store, which give the folder back last.
+async fn settled(folder: &Path) {
+    let lock = fs::File::open(folder.join("lock")).unwrap();
+    while lock.try_lock().is_err() {
+        tokio::task::yield_now().await;
+    }
+    lock.unlock().unwrap();
 }
 
 /// The segment that is written to.
