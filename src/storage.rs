@@ -8,7 +8,7 @@ use wharf_core::store::SharedStore;
 use wharf_store_encrypted::{EncryptedStore, KeyRing};
 use wharf_store_memory::MemoryStore;
 #[cfg(feature = "redb")]
-use wharf_store_redb::{RedbOptions, RedbStore};
+use wharf_store_redb::{RedbOpenError, RedbOptions, RedbStore};
 
 use crate::builder::ClusterError;
 
@@ -39,6 +39,8 @@ impl Opened {
         #[cfg(feature = "redb")]
         if let Some(own) = &self.own
             && let Err(error) = own.close().await
+            // Closed by an earlier shutdown, or it said why when it failed.
+            && !matches!(error, RedbOpenError::Stopped { .. })
         {
             tracing::error!("the store did not close in good order: {error}");
         }

@@ -72,7 +72,8 @@ async fn run(options: &Options, begin: Instant) -> Outcome {
     if options.secrets_in_plain_text {
         builder = builder.secrets_in_plain_text();
     }
-    if let Some(store) = parts::store(options, &choice).await? {
+    let story = parts::story(options, &choice).await?;
+    if let Some(store) = parts::store(options, &choice, story.as_ref()).await? {
         builder = builder.store(store);
     }
     let cluster = builder.start().await?;
@@ -108,8 +109,8 @@ async fn run(options: &Options, begin: Instant) -> Outcome {
     if !options.keep_running {
         parts.remove(&choice).await?;
     }
-    if options.smoke {
-        parts::forget_story(&choice)?;
+    if let Some(story) = story {
+        story.end().await?;
     }
     match outcome {
         Ok(Told::Interrupted) if options.smoke => Err("interrupted".into()),

@@ -33,11 +33,24 @@ const STORY: &str = "smoke-store";
 const KUBELET: &str = "kubelet";
 const LOGS: &str = "logs";
 
-/// Removes the objects of a smoke story.
-pub fn forget_story(choice: &Choice) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(choice.data.join(STORY)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+/// The objects of a smoke story: durable, but its own, so that it begins with none and leaves none.
+pub struct Story {
+    store: RedbStore,
+    folder: PathBuf,
+}
+
+impl Story {
+    async fn begin(choice: &Choice) -> Outcome<Self> {
+        let folder = choice.data.join(STORY);
+        remove(&folder)?;
+        let store = RedbStore::open(&folder, RedbOptions::default(), SystemClock::shared()).await?;
+        Ok(Self { store, folder })
+    }
+
+    /// Closes and removes them.
+    pub async fn end(self) -> Outcome {
+        self.store.close().await?;
+        Ok(remove(&self.folder)?)
     }
 }
 
@@ -79,14 +92,17 @@ struct Real {
     youki: Option<(Arc<YoukiRuntime>, Arc<BridgeNetwork>)>,
 }
 
+/// The story's objects, if a story is played on the durable store.
+pub async fn story(options: &Options, choice: &Choice) -> Outcome<Option<Story>> {
+    if options.smoke && choice.store == Store::Redb { Ok(Some(Story::begin(choice).await?)) } else { Ok(None) }
+}
+
 /// The store that was chosen; `None` leaves the cluster that of its data folder.
-pub async fn store(options: &Options, choice: &Choice) -> Outcome<Option<SharedStore>> {
+pub async fn store(options: &Options, choice: &Choice, story: Option<&Story>) -> Outcome<Option<SharedStore>> {
+    if let Some(story) = story {
+        return Ok(Some(Arc::new(story.store.clone())));
+    }
     match choice.store {
-        Store::Redb if options.smoke => {
-            forget_story(choice)?;
-            let store = RedbStore::open(choice.data.join(STORY), RedbOptions::default(), SystemClock::shared()).await?;
-            Ok(Some(Arc::new(store)))
-        }
         Store::Redb => Ok(None),
         Store::Memory => Ok(Some(Arc::new(MemoryStore::new()))),
         #[cfg(feature = "etcd")]
