@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use wharf_core::api::ApiError;
 use wharf_core::object::ObjectRef;
-use wharf_core::store::{Expect, Fence, Key, Op, ResourceId, Revision, StoreError, Transaction};
+use wharf_core::store::{Expect, Fence, Key, Op, Revision, StoreError, Transaction};
 
 use super::expire::EVENT_LIFE;
 use super::{Registry, WriteContext};
@@ -52,10 +52,8 @@ impl Registry {
     /// # Errors
     /// That the writer leads no more; what the store answers stands inside.
     pub(super) async fn commit(&self, ctx: &WriteContext, mut transaction: Transaction) -> Result<Result<Revision, StoreError>, ApiError> {
-        let events = ResourceId::new("", "events");
-        if self.store().capabilities().expiry
-            && transaction.ops.iter().any(|op| matches!(op, Op::Put { key, .. } if key.resource == events))
-        {
+        let event = |key: &Key| key.resource.group.is_empty() && &*key.resource.resource == "events";
+        if self.store().capabilities().expiry && transaction.ops.iter().any(|op| matches!(op, Op::Put { key, .. } if event(key))) {
             transaction = transaction.with_ttl(EVENT_LIFE);
         }
         let Some(wanted) = &ctx.fence else { return Ok(self.store().commit(transaction).await) };

@@ -10,7 +10,7 @@ use wharf_core::store::{Expect, Key, Op, Record, ResourceId, Revision, StoreErro
 
 use super::admission::{AdmissionRequest, Operation};
 use super::{
-    FieldValidation, MAX_RETRIES, Registry, WriteContext, Written, commit, decode, encode, names, present, service_claims, status,
+    FieldValidation, MAX_RETRIES, Registry, WriteContext, Written, commit, decode, encode, names, present, service_claims, services, status,
 };
 use crate::patch;
 use crate::resources::value::{as_map, at, copy_member, items, object, text};
@@ -129,7 +129,8 @@ impl Registry {
         self.validate(row, &value, None)?;
         warnings.extend(self.admission.validate(&request, &value).await?);
         let mut check = check;
-        let mut asked = value.clone();
+        // Only a Service is given what another server may give out at the same time.
+        let mut asked = services::is_service(row).then(|| value.clone());
         self.allocate(row, &mut value, None).await?;
         for attempt in 0.. {
             let key = Self::key(row, namespace, text(&value, &["metadata", "name"]));
@@ -154,7 +155,9 @@ impl Registry {
                 Err(StoreError::Conflict { key: at, .. }) if service_claims::is_claim(&at) && attempt < MAX_RETRIES => {
                     // Another server gave it out meanwhile. Something else is given, or what was asked for is refused.
                     self.claims_seen().await?;
-                    value.clone_from(&asked);
+                    if let Some(asked) = &asked {
+                        value.clone_from(asked);
+                    }
                     self.allocate(row, &mut value, None).await?;
                 }
                 Err(StoreError::Conflict { key: at, .. }) if at != key && attempt < MAX_RETRIES => {
@@ -164,7 +167,7 @@ impl Registry {
                 Err(StoreError::Conflict { .. }) if generated && attempt < NAME_TRIES => {
                     let name = names::generate(&base);
                     request.name.clone_from(&name);
-                    for value in [&mut value, &mut asked] {
+                    for value in std::iter::once(&mut value).chain(&mut asked) {
                         object(value, &["metadata"]).insert("name".into(), name.as_str().into());
                     }
                 }
