@@ -136,8 +136,10 @@ fn cluster(test: &str, root: bool, executable: Option<PathBuf>, arguments: &[&st
 async fn etcd_may_restart_under_a_cluster_and_a_cluster_over_etcd() {
     let test = "e2e.etcd.restart";
     let Some(etcd) = Etcd::start_or_omit(test).await else { return };
-    let endpoint = etcd.endpoint();
-    let arguments = ["--runtime", "hollow", "--store", "etcd", "--etcd-endpoints", endpoint.as_str()];
+    let (endpoint, keys) = (etcd.endpoint(), tempfile::tempdir().expect("a folder"));
+    let key_file = keys.path().join("encryption-key");
+    let without = ["--runtime", "hollow", "--store", "etcd", "--etcd-endpoints", endpoint.as_str()];
+    let arguments = [&without[..], &["--encryption-key-file", key_file.to_str().expect("a path in UTF-8")]].concat();
     let Some(running) = cluster(test, false, executable(), &arguments) else { return };
     running.good(&["create", "deployment", "demo", "--image=wharf.local/demo:v1", "--replicas=2"]);
     running.good(&["rollout", "status", "deployment/demo", "--timeout=60s"]);
@@ -156,6 +158,10 @@ async fn etcd_may_restart_under_a_cluster_and_a_cluster_over_etcd() {
     let uid = running.good(&["get", "deployment", "demo", "-o", "jsonpath={.metadata.uid}"]);
     assert!(running.stop().expect("it ends"), "it ends well");
 
+    // One without the keys is told so, and nothing is written.
+    let refused = play(&executable().expect("it is there"), &words(&without)).await;
+    let complaint = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && complaint.contains("is not in the key file"), "{complaint}");
     let Some(second) = cluster(test, false, executable(), &arguments) else { return };
     assert_eq!(second.good(&["get", "deployment", "demo", "-o", "jsonpath={.metadata.uid}"]), uid, "objects outlive the process");
     second.good(&["scale", "deployment/demo", "--replicas=1"]);
