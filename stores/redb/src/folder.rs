@@ -112,7 +112,13 @@ impl Folder {
                     *spare = None;
                     true
                 }
-                _ => false,
+                // Of another size, it would be in the place of one that can be used.
+                Some(_) => {
+                    self.disk.remove(&self.path.join(SPARE)).map_err(failed)?;
+                    *spare = None;
+                    false
+                }
+                None => false,
             }
         };
         let file = self.disk.open(&next, if recycled { Mode::Write } else { Mode::Create }).map_err(failed)?;

@@ -6,6 +6,8 @@ use wharf_store_mvcc::HistoryBound;
 
 /// Bytes of a segment of the log, unless the options say otherwise.
 pub const DEFAULT_SEGMENT_BYTES: u64 = 32 << 20;
+/// The first segment of a log, which opening has to wait for; the next is made beside it.
+pub(crate) const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
 /// Smallest segment.
 pub(crate) const MIN_SEGMENT_BYTES: u64 = 4 << 10;
 /// How long history is kept at most, unless the options say otherwise.
@@ -23,7 +25,8 @@ pub struct RedbOptions {
     pub history_bytes: usize,
     /// History older than this is forgotten, some time later; `None` keeps it up to the other bounds. 10 minutes by default.
     pub history_age: Option<Duration>,
-    /// Size of a segment of the log; 32 MiB by default. Opening replays a few of them at most.
+    /// Size of a segment of the log, in bytes; 32 MiB by default. Opening replays a few of them at most. The first after an opening that
+    /// found nothing to replay has at most 1 MiB.
     pub segment_bytes: u64,
 }
 

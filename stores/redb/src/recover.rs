@@ -13,7 +13,7 @@ use crate::folder::{Folder, NEW_CHECKPOINT};
 use crate::log::record::entries;
 use crate::log::segment::{FRAME_HEADER, HEADER};
 use crate::log::{Entry, Names, Reader, Segment, StoredCommit};
-use crate::options::RedbOptions;
+use crate::options::{FIRST_SEGMENT_BYTES, RedbOptions};
 
 /// Where the next frame goes.
 #[derive(Debug)]
@@ -63,7 +63,8 @@ pub(crate) fn open(disk: Arc<dyn Disk>, path: &Path, options: &RedbOptions) -> R
             for number in &numbers {
                 folder.remove(&folder.segment(*number))?;
             }
-            let segment = folder.make_segment(meta.store, 1, options.segment_bytes).map_err(|e| opening(&path, e))?;
+            let first = options.segment_bytes.min(FIRST_SEGMENT_BYTES);
+            let segment = folder.make_segment(meta.store, 1, first).map_err(|e| opening(&path, e))?;
             meta.segment = 1;
             checkpoint.set_meta(meta)?;
             (Tail { segment, end: HEADER, sequence: meta.sequence }, Vec::new())
