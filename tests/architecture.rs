@@ -7,6 +7,11 @@ use std::process::Command;
 
 /// A plugin may stand on these beside core: (whose name begins so, what).
 const SHARED: &[(&str, &str)] = &[
+    ("wharf-apiserver", "wharf-schema"),
+    ("wharf-apiserver", "wharf-patch"),
+    ("wharf-apiserver", "wharf-structural"),
+    ("wharf-apiserver", "wharf-cel"),
+    ("wharf-structural", "wharf-cel"),
     ("wharf-network", "wharf-netfilter"),
     ("wharf-network", "wharf-proxy-plan"),
     ("wharf-netfilter", "wharf-proxy-plan"),
@@ -64,8 +69,9 @@ fn sources() -> Vec<PathBuf> {
     for folder in ["core", "client", "apiserver", "controllers", "node", "network"] {
         walk(&root().join(folder).join("src"), &mut out);
     }
-    for group in ["stores", "runtimes", "schedulers", "proxies", "bridges"] {
+    for group in ["stores", "runtimes", "schedulers", "proxies", "bridges", "apiserver"] {
         for entry in fs::read_dir(root().join(group)).into_iter().flatten().flatten() {
+            // The API server has packages of its own below it.
             walk(&entry.path().join("src"), &mut out);
         }
     }

@@ -1,0 +1,1 @@
+//! Kubernetes' patches, as pure functions of JSON.

@@ -1,0 +1,1 @@
+//! The built-in types of Kubernetes as one table.
