@@ -31,6 +31,7 @@
 mod history;
 mod list;
 mod plan;
+mod records;
 mod restore;
 mod serving;
 mod signal;
@@ -39,6 +40,7 @@ mod watch;
 
 pub use crate::history::{Commit, DEFAULT_HISTORY, DEFAULT_HISTORY_BYTES, HistoryBound};
 pub use crate::plan::{Pending, Planned};
+pub use crate::records::Records;
 pub use crate::restore::RestoreError;
 pub use crate::serving::{DEFAULT_WATCH_BUFFER, Serving};
 pub use crate::signal::CROWD;

@@ -1,12 +1,12 @@
 //! A state from what a store has kept elsewhere.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use wharf_core::object::ObjectRef;
-use wharf_core::store::{Change, Key, Record, ResourceId, Revision};
+use wharf_core::store::{Change, Key, Record, Revision};
 
 use crate::history::{Commit, HistoryBound, Ring};
-use crate::state::{Collection, FIRST_REVISION, State, name_of};
+use crate::records::Records;
+use crate::state::{Collection, FIRST_REVISION, State};
 
 /// What cannot be the state of a store.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,7 +43,7 @@ pub enum RestoreError {
 }
 
 impl State {
-    /// A state as it was: `records` are all that there were at `revision`, fastest in key order; `commits` are those that can still
+    /// A state as it was: `records` are all that there were at `revision`; `commits` are those that can still
     /// be watched, in order, each after `compacted` and none after `revision`. What is over the bound is forgotten.
     ///
     /// The same version of an object is in memory once, however often it was read: as a record, in the commit that wrote it and
@@ -55,7 +55,7 @@ impl State {
         bound: HistoryBound,
         revision: Revision,
         compacted: Revision,
-        records: impl IntoIterator<Item = Record>,
+        records: Records,
         commits: impl IntoIterator<Item = Commit>,
     ) -> Result<Self, RestoreError> {
         if revision < FIRST_REVISION || compacted > revision {
@@ -63,26 +63,11 @@ impl State {
         }
         let mut state = Self::new(bound);
         (state.revision, state.compacted, state.history) = (revision, compacted, Ring::forgotten(compacted));
-        let mut resources: BTreeMap<ResourceId, Vec<(ObjectRef, Record)>> = BTreeMap::new();
-        for mut record in records {
-            if record.modified > revision {
-                return Err(RestoreError::RecordFromFuture { key: record.key, modified: record.modified, revision });
-            }
-            if !resources.contains_key(&record.key.resource) {
-                resources.insert(record.key.resource.clone(), Vec::new());
-            }
-            let Some(others) = resources.get_mut(&record.key.resource) else { continue };
-            if let Some((_, before)) = others.last() {
-                record.key.resource = before.key.resource.clone();
-                if record.key.namespace == before.key.namespace {
-                    record.key.namespace = before.key.namespace.clone();
-                }
-            }
-            others.push((name_of(&record.key), record));
+        if let Some(record) = records.newer_than(revision) {
+            return Err(RestoreError::RecordFromFuture { key: record.key.clone(), modified: record.modified, revision });
         }
-        for (resource, records) in resources {
-            let collection = Collection { records: records.into_iter().collect(), history: Ring::forgotten(compacted) };
-            state.collections.insert(resource, collection);
+        for (resource, records) in records.packed() {
+            state.collections.insert(resource, Collection { records, history: Ring::forgotten(compacted) });
         }
         let mut after = compacted;
         // The newest version of each key that history has told of so far.
@@ -132,7 +117,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use wharf_core::store::{Expect, Op, Scope, Transaction};
+    use wharf_core::store::{Expect, Op, ResourceId, Scope, Transaction};
 
     use super::*;
 
@@ -166,8 +151,11 @@ mod tests {
         );
         Record { key, value: Bytes::copy_from_slice(&record.value), ..record.clone() }
     }
-    fn records(state: &State) -> Vec<Record> {
+    fn listed(state: &State) -> Vec<Record> {
         state.records(&Scope::All, None).map(copied).collect()
+    }
+    fn records(state: &State) -> Records {
+        listed(state).into_iter().collect()
     }
     fn commits(state: &State, after: u64) -> Vec<Commit> {
         let copied = |change: &Change| match change {
@@ -185,7 +173,7 @@ mod tests {
         let pods = Scope::Resource(ResourceId::new("", "pods"));
         let nodes = Scope::Resource(ResourceId::new("", "nodes"));
         for _ in 0..2 {
-            assert_eq!(records(&state), records(&original));
+            assert_eq!(listed(&state), listed(&original));
             assert_eq!(commits(&state, 0), commits(&original, 0));
             assert_eq!(
                 (state.revision(), state.compacted(), state.history_bytes),

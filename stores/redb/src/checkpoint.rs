@@ -3,15 +3,15 @@
 //! A version is needed while it is current, or while the commit that replaced it is history. So opening is a replay in order of revision,
 //! each value is stored once, and forgetting a commit removes the versions that it replaced.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, TableError};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use wharf_core::store::{Change, Key, Record, Revision};
-use wharf_store_mvcc::{Commit, FIRST_REVISION};
+use wharf_store_mvcc::{Commit, FIRST_REVISION, Records};
 
 use crate::backend::Backend;
 use crate::disk::DiskFile;
@@ -54,7 +54,7 @@ impl Meta {
 #[derive(Debug)]
 pub(crate) struct Contents {
     pub(crate) meta: Meta,
-    pub(crate) records: HashMap<Key, Record>,
+    pub(crate) records: Records,
     pub(crate) commits: Vec<Commit>,
 }
 
@@ -160,13 +160,12 @@ impl Checkpoint {
     /// Everything, in memory. Versions share what they have in common.
     pub(crate) fn load(&self, names: &mut Names) -> Result<Contents, RedbOpenError> {
         let meta = self.meta()?;
-        let mut contents = Contents { meta, records: HashMap::new(), commits: Vec::new() };
+        let mut contents = Contents { meta, records: Records::new(), commits: Vec::new() };
         let mut changes: Vec<(u32, Change)> = Vec::new();
         let mut at = Revision(0);
         let bad = |revision: Revision, what: &str| self.corrupt(format!("revision {revision}: {what}"));
         let failed = guarded(&self.path, || {
             let table = self.database.begin_read()?.open_table(VERSIONS)?;
-            contents.records.reserve(usize::try_from(table.len()?).unwrap_or_default().min(1 << 20));
             for entry in table.iter()? {
                 let (key, value) = entry?;
                 let Some((revision, index, change)) = decode(key.value(), value.value(), names) else {
@@ -186,8 +185,8 @@ impl Checkpoint {
                 // What was replaced before history began is gone.
                 if revision <= meta.compacted {
                     if let Some((created, value)) = change.put {
-                        let record = Record { key: change.key.clone(), value, created, modified: revision };
-                        contents.records.insert(change.key, record);
+                        let record = Record { key: change.key, value, created, modified: revision };
+                        contents.records.insert(record);
                     }
                     continue;
                 }
@@ -195,7 +194,7 @@ impl Checkpoint {
                     return Ok(Some(bad(revision, "what it replaced is not there")));
                 };
                 if let Change::Put { record, .. } = &change {
-                    contents.records.insert(record.key.clone(), record.clone());
+                    contents.records.insert(record.clone());
                 }
                 changes.push((index, change));
             }

@@ -104,8 +104,6 @@ fn opening(path: &Path, fault: RedbFault) -> RedbOpenError {
 
 pub(crate) fn restore(path: &Path, contents: Contents, options: &RedbOptions) -> Result<State, RedbOpenError> {
     let Contents { meta, records, commits } = contents;
-    let mut records: Vec<_> = records.into_values().collect();
-    records.sort_unstable_by(|a, b| a.key.cmp(&b.key));
     State::restore(options.bound(), meta.revision, meta.compacted, records, commits).map_err(|e| RedbOpenError::Corrupt {
         file: path.to_owned(),
         offset: None,
