@@ -22,7 +22,7 @@
 //! # Values from before
 //! A value without the prefix was stored before encryption was on, and is read as it is. Everything that is written now is encrypted, also
 //! a value that begins with the prefix: so what begins with it *below* was written by this crate, or is damaged. It is never guessed
-//! to be text: what does not open is an error. (JSON and Kubernetes' protobuf begin otherwise, so there is no such
+//! to be text: what does not open is an error, also of a resource that is no longer named. (JSON and Kubernetes' protobuf begin otherwise, so there is no such
 //! value from before.) [`EncryptedStore::rewrite`] encrypts what is left; [`EncryptedStore::refuse_plaintext`] then accepts nothing else, so
 //! that who can write to the disk cannot plant a Secret.
 //!

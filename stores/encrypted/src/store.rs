@@ -44,7 +44,7 @@ pub struct EncryptedStore {
 impl EncryptedStore {
     /// Encrypts the values of `resources` in `inner`. See [`EncryptedStore::secrets`] for Secrets alone.
     ///
-    /// A resource must not be left out again once it has been named, or its values come back encrypted.
+    /// A resource may be left out again: its values are still read, and each is stored in plain text when it is next written.
     pub fn new(inner: SharedStore, keys: KeyRing, resources: impl IntoIterator<Item = ResourceId>) -> Self {
         let shared = Shared { inner, keys, resources: resources.into_iter().collect(), refuse_plaintext: false };
         Self { shared: Arc::new(shared) }
@@ -76,9 +76,22 @@ pub(crate) fn unreadable(op: &'static str, error: EncryptionError) -> StoreError
 }
 
 impl Shared {
+    /// Whether this value of a key is encrypted below, or must be: the resource is named, or it looks as what was when it was.
+    fn concerns(&self, key: &Key, value: &[u8]) -> bool {
+        self.resources.contains(&key.resource) || value.starts_with(envelope::PREFIX.as_bytes())
+    }
+
+    fn concerns_change(&self, change: &Change) -> bool {
+        let concerns = |record: &Record| self.concerns(&record.key, &record.value);
+        match change {
+            Change::Put { record, previous } => concerns(record) || previous.as_ref().is_some_and(concerns),
+            Change::Delete { previous } => concerns(previous),
+        }
+    }
+
     /// The record with its value as it was written.
     pub(crate) fn open(&self, record: Record) -> Result<Record, EncryptionError> {
-        if !self.resources.contains(&record.key.resource) {
+        if !self.concerns(&record.key, &record.value) {
             return Ok(record);
         }
         match envelope::open(&self.keys, &record.key, &record.value)? {
@@ -101,7 +114,7 @@ impl Shared {
     /// A commit's changes, readable; the very same ones where there is nothing to do.
     async fn open_item(&self, item: WatchItem) -> StoreResult<WatchItem> {
         let WatchItem::Commit { revision, changes } = item else { return Ok(item) };
-        if !changes.iter().any(|c| self.resources.contains(&c.key().resource)) {
+        if !changes.iter().any(|c| self.concerns_change(c)) {
             return Ok(WatchItem::Commit { revision, changes });
         }
         let mut opened = Vec::with_capacity(changes.len());
@@ -146,7 +159,7 @@ impl ObjectStore for EncryptedStore {
     async fn list(&self, scope: &Scope, options: &ListOptions) -> StoreResult<Listing> {
         let mut listing = self.shared.inner.list(scope, options).await?;
         for record in &mut listing.records {
-            if self.shared.resources.contains(&record.key.resource) {
+            if self.shared.concerns(&record.key, &record.value) {
                 *record = self.shared.open(record.clone()).map_err(|e| unreadable("list", e))?;
             }
         }
@@ -157,7 +170,7 @@ impl ObjectStore for EncryptedStore {
         transaction.validate(&self.capabilities())?;
         for op in &mut transaction.ops {
             let Op::Put { key, value, .. } = op else { continue };
-            if !self.shared.resources.contains(&key.resource) {
+            if !self.shared.concerns(key, value) {
                 continue;
             }
             if value.len() > MAX_VALUE {
@@ -178,13 +191,6 @@ impl ObjectStore for EncryptedStore {
 
     async fn watch(&self, scope: &Scope, after: Revision) -> StoreResult<WatchStream> {
         let stream = self.shared.inner.watch(scope, after).await?;
-        let untouched = match scope {
-            Scope::Resource(resource) | Scope::Namespace(resource, _) => !self.shared.resources.contains(resource),
-            _ => false,
-        };
-        if untouched {
-            return Ok(stream);
-        }
         // What is being looked at is kept by the stream, so that a dropped `next` loses nothing. After an error it holds nothing.
         let begun = Some((stream, self.shared.clone()));
         Ok(futures::stream::unfold(begun, |running| async move {

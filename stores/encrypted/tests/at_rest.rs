@@ -252,3 +252,25 @@ async fn the_largest_value_fits_and_one_more_byte_is_refused() {
     let refused = store.commit(Transaction::create(secret("t"), vec![7; MAX_VALUE + 1].into())).await;
     assert!(matches!(refused, Err(StoreError::Invalid { .. })), "{refused:?}");
 }
+
+#[tokio::test]
+async fn a_resource_that_is_left_out_again_is_still_read() {
+    let inner = memory();
+    let before = EncryptedStore::new(inner.clone(), ring(&[("a", 1)]), [secrets(), config_map("").resource]);
+    let start = put(&before, config_map("c"), SECRET).await;
+    let store = over(&inner, &[("a", 1)]);
+    assert_eq!(value(&store, &config_map("c")).await, SECRET);
+    let scope = Scope::Resource(config_map("").resource);
+    assert_eq!(store.list(&scope, &ListOptions::default()).await.unwrap().records[0].value, SECRET);
+    let refused = store.commit(Transaction::create(config_map("c"), "{}".into())).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Conflict { current: Some(current), .. } if current.value == SECRET));
+    let mut watch = store.watch(&scope, start).await.unwrap();
+    put(&store, config_map("c"), "new").await;
+    let changes = next(&mut watch).await.unwrap();
+    assert!(matches!(&changes[0], Change::Put { record, previous: Some(previous) } if record.value == "new" && previous.value == SECRET));
+    assert_eq!(value(&*inner, &config_map("c")).await, "new", "what is written now is not encrypted");
+    // What looks as if it were is encrypted, or it could not be told apart.
+    put(&store, config_map("c"), format!("{PREFIX}v1:a:")).await;
+    assert_ne!(value(&*inner, &config_map("c")).await, format!("{PREFIX}v1:a:"));
+    assert_eq!(value(&store, &config_map("c")).await, format!("{PREFIX}v1:a:"));
+}
