@@ -323,7 +323,7 @@ fn long_log(disk: &SimulatedDisk) -> Vec<std::path::PathBuf> {
         requests.try_send(Request::Compact(Revision(0), tokio::sync::oneshot::channel().0)).unwrap();
     }
     drop(requests);
-    Writer { serving, folder, tail: opened.tail, ready, preparer, jobs, crowd: Crowd::default() }.run(received);
+    Writer { serving, folder, tail: opened.tail, ready, preparer, jobs, crowd: Crowd::default(), marked: false }.run(received);
     disk.image().into_keys().filter(|path| path.to_string_lossy().contains("log-")).collect()
 }
 

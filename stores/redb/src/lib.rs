@@ -60,6 +60,7 @@ pub use crate::options::{DEFAULT_HISTORY_AGE, DEFAULT_SEGMENT_BYTES, RedbOptions
 
 use crate::disk::{Disk, SystemDisk};
 use crate::keeper::{Job, Keeper, MAX_BACKLOG, prepare};
+use crate::log::segment::FRAME_HEADER;
 use crate::recover::Opened;
 use crate::writer::{Crowd, QUEUE, Request, Writer};
 
@@ -144,7 +145,9 @@ impl RedbStore {
         let preparer = spawn("wharf-segments", Box::new(move || prepare(&shared, meta.store, number, capacity, &made)))?;
         let keeper = Keeper { checkpoint, folder: folder.clone(), serving: serving.clone(), meta, abandoned: abandoned.clone() };
         spawn("wharf-checkpoint", Box::new(move || keeper.run(closed, &todo)))?;
-        let writer = Writer { serving: serving.clone(), folder, tail, ready, preparer, jobs, crowd: crowd.clone() };
+        // Where there was room, recovery has left a mark.
+        let marked = tail.end + FRAME_HEADER as u64 <= tail.segment.capacity;
+        let writer = Writer { serving: serving.clone(), folder, tail, ready, preparer, jobs, crowd: crowd.clone(), marked };
         spawn("wharf-log", Box::new(move || writer.run(received)))?;
         Ok(Handle { path: path.to_owned(), serving, requests, abandoned, crowd, aging: None })
     }

@@ -11,7 +11,7 @@ use crate::disk::{Disk, Mode};
 use crate::error::{RedbFault, RedbOpenError, open_io};
 use crate::folder::{Folder, NEW_CHECKPOINT};
 use crate::log::record::entries;
-use crate::log::segment::{FRAME_HEADER, HEADER};
+use crate::log::segment::HEADER;
 use crate::log::{Entry, Names, Reader, Segment, StoredCommit};
 use crate::options::{FIRST_SEGMENT_BYTES, RedbOptions};
 
@@ -130,6 +130,8 @@ fn replay(folder: &Folder, meta: Meta, numbers: &[u64], state: &mut State, names
     let mut next: Option<u64> = None;
     // The tail is the last of these that has a frame.
     let mut last = 0;
+    // Where the last frame is, if it is a mark.
+    let mut mark = None;
     for number in needed {
         let path = folder.segment(number);
         let file = folder.disk.open(&path, Mode::Write).map_err(open_io("open", &path))?;
@@ -142,7 +144,9 @@ fn replay(folder: &Folder, meta: Meta, numbers: &[u64], state: &mut State, names
                 let (segment, offset) = read.last().map_or((&segment, frame.offset), |before: &Tail| (&before.segment, before.end));
                 return corrupt(segment, offset, format!("frame {expected} of the log is gone, the next is {}", frame.sequence));
             }
-            next = Some(frame.sequence + 1);
+            // The frame after a mark has its sequence: it is written over it, or in the next segment.
+            mark = frame.payload.is_empty().then_some(frame.offset);
+            next = Some(frame.sequence + u64::from(mark.is_none()));
             last = read.len();
             if frame.sequence < meta.sequence {
                 continue;
@@ -169,6 +173,9 @@ fn replay(folder: &Folder, meta: Meta, numbers: &[u64], state: &mut State, names
         return corrupt(&tail.segment, tail.end, format!("the log ends at frame {next}, before the checkpoint's {}", meta.sequence));
     }
     read.truncate(last + 1);
+    if let (Some(mark), Some(tail)) = (mark, read.last_mut()) {
+        tail.end = mark;
+    }
     match read.pop() {
         Some(tail) => Ok((tail, read.into_iter().map(|t| (t.segment, t.sequence)).collect())),
         None => Err(RedbOpenError::Missing { file: folder.segment(meta.segment) }),
@@ -208,9 +215,7 @@ fn resolve(state: &State, commit: StoredCommit) -> Option<Commit> {
 
 /// Makes what was read durable before anybody sees it, and ends the log where reading ended.
 fn settle(tail: &Tail) -> Result<(), RedbOpenError> {
-    let Tail { segment, end, .. } = tail;
-    if end + FRAME_HEADER as u64 <= segment.capacity {
-        segment.file.write_at(*end, &[0; FRAME_HEADER]).map_err(open_io("write", &segment.path))?;
-    }
+    let Tail { segment, end, sequence } = tail;
+    segment.mark(*end, *sequence).map_err(open_io("write", &segment.path))?;
     segment.file.sync().map_err(open_io("sync", &segment.path))
 }

@@ -52,6 +52,8 @@ pub(crate) struct Writer {
     pub(crate) preparer: JoinHandle<()>,
     pub(crate) jobs: SyncSender<Job>,
     pub(crate) crowd: Crowd,
+    /// Whether a mark says that the last frame was synced.
+    pub(crate) marked: bool,
 }
 
 /// How many were answered at once the last time: as many are likely to come again.
@@ -79,7 +81,7 @@ impl Writer {
         let mut pending = Pending::new();
         let mut frame = Vec::new();
         let mut next = None;
-        while let Some(request) = next.take().or_else(|| wait(&mut requests)) {
+        while let Some(request) = next.take().or_else(|| self.wait(&mut requests)) {
             let going_on = match request {
                 Request::Commit(transaction, reply) => {
                     let (batch, after) = self.plan(&mut pending, &mut frame, &mut requests, transaction, reply);
@@ -93,6 +95,10 @@ impl Writer {
                 }
                 Request::Close(reply) => {
                     self.serving.close();
+                    self.mark();
+                    if let Err(e) = self.tail.segment.file.sync() {
+                        tracing::warn!(file = %self.tail.segment.path.display(), "the end of the log cannot be synced, all of it before is: {e}");
+                    }
                     self.hand_over(false);
                     let Self { ready, preparer, jobs, .. } = self;
                     // Nobody makes a file any more when the folder is given back.
@@ -215,6 +221,7 @@ impl Writer {
         segment.file.sync().map_err(|e| written(RedbFault::sync(&segment.path, e)))?;
         *end = Segment::after(*end, frame.len());
         *sequence += 1;
+        self.marked = false;
         Ok(())
     }
 
@@ -227,6 +234,7 @@ impl Writer {
         if segment.capacity < needed {
             self.folder.grow(&mut segment, needed)?;
         }
+        self.marked = false;
         self.hand_over(true);
         self.tail = Tail { segment, end: HEADER, sequence: self.tail.sequence };
         Ok(())
@@ -236,6 +244,32 @@ impl Writer {
     fn hand_over(&self, closed: bool) {
         let job = Job::Fold { segment: self.tail.segment.clone(), upto: self.tail.sequence, closed };
         let _ = self.jobs.send(job);
+    }
+
+    /// Marks what is synced. It costs no sync of its own, and is lost with the machine's power at worst.
+    fn mark(&mut self) {
+        let Tail { segment, end, sequence } = &self.tail;
+        if !self.marked && *end + FRAME_HEADER as u64 <= segment.capacity {
+            // If the disk fails here, the next commit finds it out.
+            self.marked = segment.mark(*end, *sequence).is_ok();
+        }
+    }
+
+    /// The next request. Before it sleeps, the thread marks what it has synced.
+    fn wait(&mut self, requests: &mut mpsc::Receiver<Request>) -> Option<Request> {
+        for _ in 0..SPINS {
+            match requests.try_recv() {
+                Ok(request) => return Some(request),
+                Err(mpsc::error::TryRecvError::Disconnected) => {
+                    self.mark();
+                    return None;
+                }
+                // Whoever is to be met may need this core.
+                Err(mpsc::error::TryRecvError::Empty) => std::thread::yield_now(),
+            }
+        }
+        self.mark();
+        requests.blocking_recv()
     }
 
     fn stop(&self, fault: &RedbFault) {
@@ -260,16 +294,4 @@ pub(crate) fn fail(serving: &Serving, fault: &RedbFault) {
 fn start(frame: &mut Vec<u8>) {
     frame.clear();
     frame.resize(FRAME_HEADER, 0);
-}
-
-fn wait(requests: &mut mpsc::Receiver<Request>) -> Option<Request> {
-    for _ in 0..SPINS {
-        match requests.try_recv() {
-            Ok(request) => return Some(request),
-            Err(mpsc::error::TryRecvError::Disconnected) => return None,
-            // Whoever is to be met may need this core.
-            Err(mpsc::error::TryRecvError::Empty) => std::thread::yield_now(),
-        }
-    }
-    requests.blocking_recv()
 }

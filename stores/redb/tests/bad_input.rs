@@ -120,6 +120,36 @@ async fn a_corrupt_log_is_told_with_its_place() {
 }
 
 #[tokio::test]
+async fn damage_to_an_acknowledged_frame_is_told_the_last_included() {
+    let (folder, log) = folder().await;
+    let whole = fs::read(&log).unwrap();
+    let end = whole.iter().rposition(|b| *b != 0).unwrap() as u64 + 1;
+    // What the log ends with is the mark, of 32 bytes.
+    let mut refusals = 0;
+    for offset in (64..end).step_by(11) {
+        flip(&log, offset);
+        match reopen(folder.path()).await {
+            Ok(store) => {
+                // Zeros between frames, or the mark.
+                assert_eq!(store.list(&Scope::All, &ListOptions::default()).await.unwrap().records.len(), 40, "byte {offset}");
+                drop(store);
+                settled(folder.path()).await;
+            }
+            Err(RedbOpenError::Corrupt { .. }) => refusals += 1,
+            Err(e) => panic!("byte {offset}: {e}"),
+        }
+        // The mark, if that was damaged, is a new one.
+        fs::write(&log, &whole).unwrap();
+    }
+    assert!(refusals > (end - 64) / 11 * 9 / 10, "{refusals} of {}", (end - 64) / 11);
+    flip(&log, end - 32 - 16);
+    match refused(folder.path()).await {
+        RedbOpenError::Corrupt { detail, .. } => assert!(detail.contains("damaged"), "{detail}"),
+        e => panic!("{e}"),
+    }
+}
+
+#[tokio::test]
 async fn a_truncated_log_is_told() {
     let (folder, log) = folder().await;
     for size in [SEGMENT - 1, 300, 10, 0] {

@@ -7,6 +7,10 @@
 //! ```
 //! A file is written in full before it is used, so that fdatasync has only data to write. It may hold what an older segment left in it:
 //! a frame counts only if it carries this segment's number and its checksums hold, which begin with the store's id.
+//!
+//! A frame that does not hold may be half of a write that nobody was told of, or damage to one that was acknowledged. So when a
+//! synced frame is to stay the last for a while, a frame without a payload is put behind it, the mark, where the next frame will
+//! be: what is before a mark was acknowledged.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -109,6 +113,16 @@ impl Segment {
         header[24..28].copy_from_slice(&self.crc(payload).to_le_bytes());
         let crc = self.crc(&header[..28]);
         header[28..32].copy_from_slice(&crc.to_le_bytes());
+    }
+
+    /// Says that all before `end` is synced. The next frame is written over it.
+    pub(crate) fn mark(&self, end: u64, sequence: u64) -> io::Result<()> {
+        if end + FRAME_HEADER as u64 > self.capacity {
+            return Ok(());
+        }
+        let mut mark = [0; FRAME_HEADER];
+        self.seal(&mut mark, sequence);
+        self.file.write_at(end, &mark)
     }
 
     fn crc(&self, bytes: &[u8]) -> u32 {
