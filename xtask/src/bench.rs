@@ -1,8 +1,9 @@
-//! `cargo xtask bench`: the figures of the whole cluster, or of the stores.
+//! `cargo xtask bench`: the figures of the whole cluster, of the stores, or of any API server.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 
 use crate::system::{self, PROTOC, cargo, root, run as command};
 
@@ -14,6 +15,25 @@ pub enum Target {
     Cluster,
     /// The stores, beside Debian's etcd on the same disk.
     Store,
+    /// An API server over TLS: ours on the durable store, or any other.
+    Api,
+}
+
+/// What only the benchmark of an API server is told.
+#[derive(Debug, Default, Args)]
+pub struct Api {
+    /// With `api`: the server to measure, instead of one of ours; given twice, the second is what the first is compared with.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Vec<PathBuf>,
+    /// With `api`: the process of each kubeconfig's server, where it is on this machine: for figures of memory.
+    #[arg(long)]
+    pid: Vec<u32>,
+    /// With `api`: build for load (`--profile fast`) instead of for size.
+    #[arg(long)]
+    fast: bool,
+    /// With `api`: more for `wharf-bench-api`, after `--`; `-- --help` tells what.
+    #[arg(last = true, value_name = "OPTIONS")]
+    more: Vec<String>,
 }
 
 /// What the stores are measured beside, and what building its client needs.
@@ -21,12 +41,29 @@ const ETCD: &[(&str, &str)] =
     &[("etcd", "etcd-server"), (PROTOC, "protobuf-compiler"), ("/usr/include/google/protobuf/descriptor.proto", "libprotobuf-dev")];
 
 /// Builds what is needed, and measures.
-pub fn run(target: Target, runs: usize, build: bool) -> Result<(), String> {
+pub fn run(target: Target, runs: usize, build: bool, api: &Api) -> Result<(), String> {
+    if target != Target::Api && (!api.kubeconfig.is_empty() || !api.pid.is_empty() || api.fast || !api.more.is_empty()) {
+        return Err("--kubeconfig, --pid, --fast and what follows `--` are for `bench api`".into());
+    }
     match target {
         Target::Cluster => cluster(runs, build),
-        Target::Store if build => Err("--build is for the cluster".into()),
+        _ if build => Err("--build is for the cluster".into()),
         Target::Store => store(runs),
+        Target::Api => api_server(runs, api),
     }
+}
+
+fn api_server(runs: usize, api: &Api) -> Result<(), String> {
+    let profile = if api.fast { "fast" } else { "release" };
+    let mut bench = cargo(&["run", "--profile", profile, "--locked", "--package", "wharf-e2e", "--bin", "wharf-bench-api", "--"]);
+    bench.args(["--runs", &runs.to_string()]);
+    for path in &api.kubeconfig {
+        bench.arg("--kubeconfig").arg(std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()))?);
+    }
+    for pid in &api.pid {
+        bench.args(["--pid", &pid.to_string()]);
+    }
+    command(bench.args(&api.more))
 }
 
 fn store(runs: usize) -> Result<(), String> {

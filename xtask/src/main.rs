@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo xtask",
-    after_help = "Examples:\n  cargo xtask test           everything that a change must pass\n  cargo xtask test lint      only fmt, clippy and docs\n  cargo xtask bench          the figures of the whole cluster, as a table\n  cargo xtask bench store    the figures of the stores, beside Debian's etcd\n  cargo xtask torture redb   a thousand kills of the durable store\n  cargo xtask vm -- ipvsadm  a program in a virtual machine with Debian's kernel\n"
+    after_help = "Examples:\n  cargo xtask test           everything that a change must pass\n  cargo xtask test lint      only fmt, clippy and docs\n  cargo xtask bench          the figures of the whole cluster, as a table\n  cargo xtask bench store    the figures of the stores, beside Debian's etcd\n  cargo xtask bench api      the figures of the API server over TLS; with --kubeconfig of any other\n  cargo xtask torture redb   a thousand kills of the durable store\n  cargo xtask vm -- ipvsadm  a program in a virtual machine with Debian's kernel\n"
 )]
 struct Options {
     #[command(subcommand)]
@@ -43,6 +43,8 @@ enum Chore {
         /// Build mini-cluster from nothing in a folder of its own and time that too (several minutes).
         #[arg(long)]
         build: bool,
+        #[command(flatten)]
+        api: bench::Api,
     },
     /// Runs what takes too long for every change: stores under kills and faults, many seeds.
     Torture {
@@ -107,7 +109,7 @@ fn main() -> ExitCode {
     let result = match Options::parse().chore {
         Chore::Test { stages } => test::run(&stages),
         Chore::Torture { victims, seed, rounds } => torture::run(&victims, seed, rounds),
-        Chore::Bench { target, runs, build } => bench::run(target, runs, build),
+        Chore::Bench { target, runs, build, api } => bench::run(target, runs, build, &api),
         Chore::Vm { memory, timeout, env, program } => {
             match in_machine(&vm::Machine { memory, timeout: Duration::from_secs(timeout), env }, &program) {
                 Ok(code) => return ExitCode::from(code),
