@@ -71,7 +71,7 @@ fn resource_list(table: &ResourceTable, group: &str, version: &str) -> Value {
     json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources})
 }
 
-fn aggregated_group(table: &ResourceTable, group: &str, version: &str) -> Value {
+fn aggregated_version(table: &ResourceTable, group: &str, version: &str) -> Value {
     let resources: Vec<Value> = table
         .iter()
         .filter(|r| r.group == group && r.version == version)
@@ -92,7 +92,7 @@ fn aggregated_group(table: &ResourceTable, group: &str, version: &str) -> Value 
                 "verbs": row.verbs,
             });
             if let Some(map) = entry.as_object_mut() {
-                for (name, list) in [("shortNames", row.short_names), ("categories", row.categories)] {
+                for (name, list) in [("shortNames", &row.short_names), ("categories", &row.categories)] {
                     if !list.is_empty() {
                         map.insert(name.into(), json!(list));
                     }
@@ -104,30 +104,44 @@ fn aggregated_group(table: &ResourceTable, group: &str, version: &str) -> Value 
             entry
         })
         .collect();
-    json!({
-        "metadata": {"name": group, "creationTimestamp": null},
-        "versions": [{"version": version, "resources": resources, "freshness": "Current"}],
-    })
+    json!({"version": version, "resources": resources, "freshness": "Current"})
+}
+
+/// Groups in order, each with its versions, the preferred one first.
+fn versions_by_group(table: &ResourceTable) -> Vec<(String, Vec<String>)> {
+    let mut groups: Vec<(String, Vec<String>)> = Vec::new();
+    for (group, version) in table.groups() {
+        match groups.last_mut() {
+            Some((last, versions)) if *last == group => versions.push(version),
+            _ => groups.push((group, vec![version])),
+        }
+    }
+    groups
 }
 
 impl Discovery {
     /// The documents of a table.
     pub fn new(table: &ResourceTable) -> Self {
-        let groups = table.groups();
+        let groups = versions_by_group(table);
         let mut plain = HashMap::new();
         let mut put = |path: String, value: Value| {
             plain.insert(path, Bytes::from(value.to_string()));
         };
         put("/api".into(), json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}));
         let mut list = Vec::new();
-        for (group, version) in &groups {
+        for (group, versions) in &groups {
             if group.is_empty() {
-                put(format!("/api/{version}"), resource_list(table, group, version));
+                for version in versions {
+                    put(format!("/api/{version}"), resource_list(table, group, version));
+                }
                 continue;
             }
-            let group_version = json!({"groupVersion": format!("{group}/{version}"), "version": version});
-            let entry = json!({"name": group, "versions": [group_version], "preferredVersion": group_version});
-            put(format!("/apis/{group}/{version}"), resource_list(table, group, version));
+            let entries: Vec<Value> =
+                versions.iter().map(|version| json!({"groupVersion": format!("{group}/{version}"), "version": version})).collect();
+            let entry = json!({"name": group, "versions": entries, "preferredVersion": entries.first()});
+            for version in versions {
+                put(format!("/apis/{group}/{version}"), resource_list(table, group, version));
+            }
             let mut alone = entry.clone();
             if let Some(map) = alone.as_object_mut() {
                 map.insert("kind".into(), "APIGroup".into());
@@ -139,8 +153,11 @@ impl Discovery {
         put("/apis".into(), json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list}));
         let mut aggregated = HashMap::new();
         for (path, core) in [("/api", true), ("/apis", false)] {
-            let items: Vec<Value> =
-                groups.iter().filter(|(g, _)| g.is_empty() == core).map(|(g, v)| aggregated_group(table, g, v)).collect();
+            let of = |(group, versions): &(String, Vec<String>)| {
+                let versions: Vec<Value> = versions.iter().map(|version| aggregated_version(table, group, version)).collect();
+                json!({"metadata": {"name": group, "creationTimestamp": null}, "versions": versions})
+            };
+            let items: Vec<Value> = groups.iter().filter(|(g, _)| g.is_empty() == core).map(of).collect();
             for version in ["v2", "v2beta1"] {
                 let api_version = format!("apidiscovery.k8s.io/{version}");
                 let value = json!({"kind": "APIGroupDiscoveryList", "apiVersion": api_version, "metadata": {}, "items": items});

@@ -47,8 +47,8 @@ impl LocalApi {
         Self { fence: Some(fence), ..self }
     }
 
-    fn row(&self, resource: &ApiResource) -> Result<&Arc<Resource>, ApiError> {
-        self.registry.table().get(&resource.group, &resource.version, &resource.plural).ok_or_else(status::no_such_path)
+    fn row(&self, resource: &ApiResource) -> Result<Arc<Resource>, ApiError> {
+        self.registry.row(&resource.group, &resource.version, &resource.plural).ok_or_else(status::no_such_path)
     }
 
     async fn authorize(&self, verb: &str, row: &Resource, subresource: &str, namespace: &str, name: &str) -> Result<(), ApiError> {
@@ -88,7 +88,7 @@ impl LocalApi {
 #[async_trait]
 impl Api for LocalApi {
     async fn get(&self, target: &Target) -> Result<Arc<Object>, ApiError> {
-        let row = self.row(&target.resource)?;
+        let row = &self.row(&target.resource)?;
         let (namespace, name) = (&target.object.namespace, &target.object.name);
         self.authorize("get", row, target.subresource, namespace, name).await?;
         match target.subresource {
@@ -99,7 +99,7 @@ impl Api for LocalApi {
     }
 
     async fn list(&self, resource: &ApiResource, query: &Query) -> Result<ObjectList, ApiError> {
-        let row = self.row(resource)?;
+        let row = &self.row(resource)?;
         self.authorize("list", row, "", query.namespace.as_deref().unwrap_or_default(), "").await?;
         let request =
             ListRequest { selection: Self::selection(row, query)?, at: ReadAt::Newest, limit: None, continue_token: String::new() };
@@ -108,7 +108,7 @@ impl Api for LocalApi {
     }
 
     async fn watch(&self, resource: &ApiResource, query: &Query, after: Revision) -> Result<ApiWatch, ApiError> {
-        let row = self.row(resource)?;
+        let row = &self.row(resource)?;
         self.authorize("watch", row, "", query.namespace.as_deref().unwrap_or_default(), "").await?;
         let selection = Self::selection(row, query)?;
         let request = WatchRequest { selection, after: Some(after), initial_events: Some(false), bookmarks: true, timeout: None };
@@ -124,7 +124,7 @@ impl Api for LocalApi {
     }
 
     async fn write(&self, write: Write) -> Result<Arc<Object>, ApiError> {
-        let row = self.row(&write.target.resource)?;
+        let row = &self.row(&write.target.resource)?;
         let sub = write.target.subresource;
         let body_namespace;
         let (mut namespace, name) = (&*write.target.object.namespace, &*write.target.object.name);

@@ -1,21 +1,25 @@
 //! The one table of resources: a row for each kind, nothing else knows kinds by name.
 
 mod builtin;
+pub mod custom;
 pub(crate) mod events;
 mod normalize;
 pub mod value;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause;
+use parking_lot::RwLock;
 use serde_json::Value;
 use wharf_core::api::Kind;
 use wharf_core::object::Object;
 use wharf_core::store::ResourceId;
 
+use self::custom::CustomKind;
+use crate::discovery::Discovery;
 use crate::table::Columns;
 
 /// Reads a JSON object as its type and writes it back; `unknown` is told the paths of fields that the type lacks.
@@ -61,9 +65,9 @@ pub struct Resource {
     /// Singular name.
     pub singular: Cow<'static, str>,
     /// Short names.
-    pub short_names: &'static [&'static str],
+    pub short_names: Vec<Cow<'static, str>>,
     /// Categories, such as `all`.
-    pub categories: &'static [&'static str],
+    pub categories: Vec<Cow<'static, str>>,
     /// Whether objects are in namespaces.
     pub namespaced: bool,
     /// Verbs.
@@ -90,6 +94,8 @@ pub struct Resource {
     pub strategic: bool,
     /// Another form under which objects are stored, for a kind that shares its storage with another.
     pub stored_as: Option<StoredAs>,
+    /// What a CustomResourceDefinition says of it; the functions above are not asked then.
+    pub custom: Option<Arc<dyn CustomKind>>,
     /// Where it is stored.
     pub storage: ResourceId,
 }
@@ -131,8 +137,8 @@ impl Resource {
             version: K::version(&()).into_owned().into(),
             group: group.into_owned().into(),
             plural: plural.into_owned().into(),
-            short_names: &[],
-            categories: &[],
+            short_names: Vec::new(),
+            categories: Vec::new(),
             namespaced,
             verbs: ALL_VERBS,
             subresources: &[],
@@ -141,6 +147,7 @@ impl Resource {
             generation: false,
             strategic: true,
             stored_as: None,
+            custom: None,
             normalize: normalize::through::<K>,
             defaults: no_defaults,
             validate: no_validation,
@@ -158,12 +165,12 @@ impl Resource {
     }
     /// With short names.
     pub fn short(mut self, names: &'static [&'static str]) -> Self {
-        self.short_names = names;
+        self.short_names = names.iter().map(|n| Cow::Borrowed(*n)).collect();
         self
     }
     /// In categories.
     pub fn category(mut self, categories: &'static [&'static str]) -> Self {
-        self.categories = categories;
+        self.categories = categories.iter().map(|n| Cow::Borrowed(*n)).collect();
         self
     }
     /// With these subresources.
@@ -215,16 +222,52 @@ impl Resource {
         match field {
             "metadata.name" => Some(Cow::Borrowed(&object.key().name)),
             "metadata.namespace" if self.namespaced => Some(Cow::Borrowed(&object.key().namespace)),
-            other => (self.fields)(object, other),
+            other => match &self.custom {
+                Some(custom) => custom.field(object, other),
+                None => (self.fields)(object, other),
+            },
+        }
+    }
+    /// Reads a body as the resource's type, telling of the fields that it lacks.
+    ///
+    /// # Errors
+    /// A value of a wrong type, with its place.
+    pub fn read(&self, value: Value, unknown: &mut dyn FnMut(String)) -> Result<Value, String> {
+        match &self.custom {
+            Some(custom) => custom.read(value, unknown),
+            None => (self.normalize)(value, unknown),
+        }
+    }
+    /// Fills in what the user left out.
+    pub fn fill(&self, value: &mut Value) {
+        match &self.custom {
+            Some(custom) => custom.fill(value),
+            None => (self.defaults)(value),
+        }
+    }
+    /// Finds what is wrong beyond metadata; `sub` is the subresource that is written.
+    pub fn check(&self, sub: &str, new: &Value, old: Option<&Value>, causes: &mut Vec<StatusCause>) {
+        match &self.custom {
+            Some(custom) => custom.validate(sub, new, old, causes),
+            None => (self.validate)(new, old, causes),
         }
     }
 }
 
-/// Every resource that is served.
-#[derive(Debug, Clone, Default)]
+/// Every resource that is served, at one moment.
+#[derive(Debug, Default)]
 pub struct ResourceTable {
-    rows: BTreeMap<(String, String), Arc<Resource>>,
+    /// By plural name, which nearly always tells a resource already.
+    rows: HashMap<String, Vec<Arc<Resource>>>,
     order: Vec<Arc<Resource>>,
+    /// Made when it is first asked for: typed clients never ask.
+    discovery: OnceLock<Discovery>,
+}
+
+impl Clone for ResourceTable {
+    fn clone(&self) -> Self {
+        Self { rows: self.rows.clone(), order: self.order.clone(), discovery: OnceLock::new() }
+    }
 }
 
 impl ResourceTable {
@@ -244,18 +287,27 @@ impl ResourceTable {
         self.add(row);
     }
 
-    /// Serves a resource. One of the same group and plural is replaced.
+    /// Serves a resource. One of the same group, version and plural is replaced; one of another version is served beside it.
     pub fn add(&mut self, row: Resource) {
         let row = Arc::new(row);
-        let key = (row.group.to_string(), row.plural.to_string());
-        self.order.retain(|r| r.group != row.group || r.plural != row.plural);
+        self.remove(|r| r.group == row.group && r.version == row.version && r.plural == row.plural);
         self.order.push(row.clone());
-        self.rows.insert(key, row);
+        self.rows.entry(row.plural.to_string()).or_default().push(row);
+    }
+
+    /// Serves some resources no more.
+    pub fn remove(&mut self, which: impl Fn(&Resource) -> bool) {
+        self.discovery = OnceLock::new();
+        self.order.retain(|r| !which(r));
+        self.rows.retain(|_, rows| {
+            rows.retain(|r| !which(r));
+            !rows.is_empty()
+        });
     }
 
     /// A resource.
     pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
-        self.rows.get(&(group.to_owned(), plural.to_owned())).filter(|r| r.version == version)
+        self.rows.get(plural)?.iter().find(|r| r.group == group && r.version == version)
     }
 
     /// All, in the order they were added.
@@ -263,15 +315,108 @@ impl ResourceTable {
         self.order.iter()
     }
 
-    /// Groups with their version, in order, core first.
+    /// Groups in order, core first, each with one entry for each of its versions, the preferred one first.
     pub fn groups(&self) -> Vec<(String, String)> {
-        let mut groups: Vec<(String, String)> = Vec::new();
+        let mut groups: Vec<(String, Vec<String>)> = Vec::new();
         for row in &self.order {
-            let group = (row.group.to_string(), row.version.to_string());
-            if !groups.contains(&group) {
-                groups.push(group);
+            let at = groups.iter().position(|(g, _)| *g == row.group).unwrap_or_else(|| {
+                groups.push((row.group.to_string(), Vec::new()));
+                groups.len() - 1
+            });
+            if let Some((_, versions)) = groups.get_mut(at)
+                && !versions.iter().any(|v| *v == row.version)
+            {
+                versions.push(row.version.to_string());
             }
         }
-        groups
+        let each = groups.into_iter().flat_map(|(group, mut versions)| {
+            versions.sort_by(|a, b| version_priority(b).cmp(&version_priority(a)).then_with(|| a.cmp(b)));
+            versions.into_iter().map(move |version| (group.clone(), version))
+        });
+        each.collect()
+    }
+
+    /// The discovery documents of this table.
+    pub(crate) fn discovery(&self) -> &Discovery {
+        self.discovery.get_or_init(|| Discovery::new(self))
+    }
+}
+
+/// What ranks versions: general availability before beta before alpha, then the higher number; names of another form come last.
+pub(crate) fn version_priority(version: &str) -> (u8, u64, u64) {
+    let parse = || {
+        let rest = version.strip_prefix('v')?;
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let (major, rest) = rest.split_at(digits);
+        let major: u64 = major.parse().ok()?;
+        if rest.is_empty() {
+            return Some((3, major, 0));
+        }
+        for (word, rank) in [("beta", 2), ("alpha", 1)] {
+            if let Some(minor) = rest.strip_prefix(word) {
+                return Some((rank, major, minor.parse().ok()?));
+            }
+        }
+        None
+    };
+    parse().unwrap_or_default()
+}
+
+/// The table that a server serves by. It is replaced as a whole when a CustomResourceDefinition comes, changes or goes; a request works
+/// on the one it found when it began.
+#[derive(Debug, Default)]
+pub struct ServedTable {
+    current: RwLock<Arc<ResourceTable>>,
+}
+
+impl ServedTable {
+    /// Serves by a table.
+    pub fn new(table: ResourceTable) -> Self {
+        Self { current: RwLock::new(Arc::new(table)) }
+    }
+
+    /// The table as it is now: a short lock and a reference count.
+    pub fn load(&self) -> Arc<ResourceTable> {
+        self.current.read().clone()
+    }
+
+    /// Replaces the table by a changed copy.
+    pub fn change(&self, change: impl FnOnce(&mut ResourceTable)) {
+        // One writer at a time; readers wait for the swap alone, since the copy is made under an upgradable lock.
+        let current = self.current.upgradable_read();
+        let mut table = ResourceTable::clone(&current);
+        change(&mut table);
+        let table = Arc::new(table);
+        *parking_lot::RwLockUpgradableReadGuard::upgrade(current) = table;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_ranked_as_kubernetes_ranks_them() {
+        let mut versions = ["foo1", "v1alpha2", "v10", "v1beta1", "v2", "foo10", "v11beta2", "v3beta1", "v1", "v12alpha1"];
+        versions.sort_by(|a, b| version_priority(b).cmp(&version_priority(a)).then_with(|| a.cmp(b)));
+        assert_eq!(versions, ["v10", "v2", "v1", "v11beta2", "v3beta1", "v1beta1", "v12alpha1", "v1alpha2", "foo1", "foo10"]);
+    }
+
+    #[test]
+    fn a_request_keeps_the_table_it_began_with() {
+        let served = ServedTable::new(ResourceTable::builtin());
+        let before = served.load();
+        served.change(|table| {
+            let mut row = (**before.get("apps", "v1", "deployments").unwrap()).clone();
+            row.version = "v2".into();
+            table.add(row);
+            table.remove(|r| r.plural == "pods");
+        });
+        let after = served.load();
+        assert!(before.get("", "v1", "pods").is_some() && after.get("", "v1", "pods").is_none());
+        assert!(before.get("apps", "v2", "deployments").is_none());
+        assert!(after.get("apps", "v1", "deployments").is_some() && after.get("apps", "v2", "deployments").is_some());
+        let apps: Vec<_> = after.groups().into_iter().filter(|(g, _)| g == "apps").map(|(_, v)| v).collect();
+        assert_eq!(apps, ["v2", "v1"]);
     }
 }

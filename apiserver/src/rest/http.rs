@@ -1,6 +1,6 @@
 //! From HTTP requests to the verbs, and from their answers to responses.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,7 +20,6 @@ use super::read::{ListAnswer, ListRequest, ReadAt, Watch, WatchEvent, WatchReque
 use super::select::Selection;
 use super::subresources::ScaleChange;
 use super::{FieldValidation, MAX_BODY, Registry, WriteContext, Written, status};
-use crate::discovery::Discovery;
 use crate::openapi;
 use crate::request::{RequestInfo, User};
 use crate::resources::value::as_map;
@@ -99,8 +98,6 @@ fn negotiate(accept: &str) -> Result<Form, ApiError> {
 #[derive(Debug, Clone)]
 pub struct RestService {
     registry: Arc<Registry>,
-    /// Made when it is first asked for: a third of what an embedded cluster's start took was this, and typed clients never ask.
-    discovery: Arc<OnceLock<Discovery>>,
 }
 
 fn success(row: &Resource, object: &Object) -> Value {
@@ -148,7 +145,7 @@ fn add_warnings(response: &mut Response<Body>, warnings: &[String]) {
 impl RestService {
     /// Serves a registry.
     pub fn new(registry: Arc<Registry>) -> Self {
-        Self { registry, discovery: Arc::default() }
+        Self { registry }
     }
 
     /// The verbs below.
@@ -167,21 +164,21 @@ impl RestService {
             return Err(status::method_not_supported());
         }
         let accept = accept(request);
-        let discovery = self.discovery.get_or_init(|| Discovery::new(self.registry.table()));
-        if let Some((content_type, body)) = discovery.answer(&info.path, accept) {
+        let resources = self.registry.table();
+        if let Some((content_type, body)) = resources.discovery().answer(&info.path, accept) {
             return Ok(typed(StatusCode::OK, content_type, body));
         }
         if let Some((content_type, body)) = openapi::version_2(&info.path, accept) {
             return Ok(typed(StatusCode::OK, content_type, body));
         }
-        if let Some(body) = openapi::answer(self.registry.table(), &info.path) {
+        if let Some(body) = openapi::answer(&resources, &info.path) {
             return Ok(typed(StatusCode::OK, JSON, body));
         }
         Err(status::no_such_path())
     }
 
     async fn resource(&self, request: &Request<Bytes>, info: &RequestInfo, user: &Arc<User>) -> Result<Response<Body>, ApiError> {
-        let row = self.registry.table().get(&info.group, &info.version, &info.resource).ok_or_else(status::no_such_path)?;
+        let row = &self.registry.row(&info.group, &info.version, &info.resource).ok_or_else(status::no_such_path)?;
         let params = Params(query_pairs(request.uri()));
         let form = negotiate(accept(request))?;
         if row.namespaced && info.namespace.is_empty() && !matches!(info.verb.as_str(), "list" | "watch") {
@@ -356,7 +353,7 @@ impl RestService {
             Form::Table => {
                 let include = Include::parse(params.get("includeObject"))?;
                 let meta = json!({"resourceVersion": object.revision().to_string()});
-                let table = table::render(row.columns, std::slice::from_ref(object), include, meta, self.registry.clock.now());
+                let table = table::render(row, std::slice::from_ref(object), include, meta, self.registry.clock.now());
                 typed(code, JSON, table.to_string())
             }
         })
@@ -391,7 +388,7 @@ impl RestService {
             }
             Form::Table => {
                 let include = Include::parse(params.get("includeObject"))?;
-                let table = table::render(row.columns, &answer.items, include, meta, self.registry.clock.now());
+                let table = table::render(row, &answer.items, include, meta, self.registry.clock.now());
                 typed(StatusCode::OK, JSON, table.to_string())
             }
         })
@@ -488,7 +485,7 @@ fn encode_watch(
                 Form::Metadata => out.put_slice(table::partial(object).to_string().as_bytes()),
                 Form::Table => {
                     let meta = json!({"resourceVersion": object.revision().to_string()});
-                    let mut table = table::render(row.columns, std::slice::from_ref(object), include, meta, now());
+                    let mut table = table::render(&row, std::slice::from_ref(object), include, meta, now());
                     if !std::mem::take(&mut first) {
                         // Columns are told once.
                         as_map(&mut table).insert("columnDefinitions".into(), Value::Null);

@@ -32,7 +32,7 @@ pub use self::http::RestService;
 use self::services::ServiceAllocator;
 pub use self::services::ServiceRanges;
 use crate::request::User;
-use crate::resources::{Resource, ResourceTable};
+use crate::resources::{Resource, ResourceTable, ServedTable};
 
 /// Largest body of a request, in bytes; Kubernetes' own.
 pub const MAX_BODY: usize = 3 << 20;
@@ -89,7 +89,7 @@ pub struct Written {
 /// The verbs on objects. What calls it has authorized the request.
 #[derive(Debug)]
 pub struct Registry {
-    pub(crate) table: ResourceTable,
+    pub(crate) table: ServedTable,
     pub(crate) caches: Caches,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) admission: AdmissionChain,
@@ -107,11 +107,19 @@ impl Registry {
         reviews: Option<Arc<dyn Reviews>>,
         ranges: ServiceRanges,
     ) -> Self {
-        Self { table, caches, clock, admission, reviews, services: ServiceAllocator::new(ranges) }
+        Self { table: ServedTable::new(table), caches, clock, admission, reviews, services: ServiceAllocator::new(ranges) }
     }
 
-    /// The resources that are served.
-    pub fn table(&self) -> &ResourceTable {
+    /// The resources that are served now.
+    pub fn table(&self) -> Arc<ResourceTable> {
+        self.table.load()
+    }
+    /// A resource that is served now.
+    pub fn row(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
+        self.table.load().get(group, version, plural).cloned()
+    }
+    /// The table itself, to be changed while it is served by.
+    pub fn served(&self) -> &ServedTable {
         &self.table
     }
     /// The caches.
@@ -134,9 +142,10 @@ impl Registry {
 
 /// A value as it is stored, in bytes.
 fn encode(row: &Resource, value: &Value) -> Result<Bytes, ApiError> {
-    let encoded = match row.stored_as {
-        None => encode_stored(value),
-        Some(shape) => encode_stored(&(shape.store)(value.clone())),
+    let encoded = match (row.stored_as, &row.custom) {
+        (Some(shape), _) => encode_stored(&(shape.store)(value.clone())),
+        (None, Some(custom)) => encode_stored(&custom.store(value.clone())),
+        (None, None) => encode_stored(value),
     };
     encoded.map_err(status::internal)
 }
@@ -144,17 +153,29 @@ fn encode(row: &Resource, value: &Value) -> Result<Bytes, ApiError> {
 /// Reads what [`encode`] made.
 fn decode(row: &Resource, bytes: &[u8]) -> Result<Value, ApiError> {
     let value = parse_stored(bytes)?;
-    Ok(match row.stored_as {
-        None => value,
-        Some(shape) => (shape.serve)(value),
-    })
+    Ok(serve(row, value))
+}
+
+fn serve(row: &Resource, value: Value) -> Value {
+    match (row.stored_as, &row.custom) {
+        (Some(shape), _) => (shape.serve)(value),
+        (None, Some(custom)) => custom.serve(value),
+        (None, None) => value,
+    }
 }
 
 /// A stored object as it is served. Where it is stored as it is served, which is nearly always, it stays the same.
 fn present(row: &Resource, object: Arc<Object>) -> Arc<Object> {
-    let Some(shape) = row.stored_as else { return object };
+    let as_stored = match (row.stored_as, &row.custom) {
+        (Some(_), _) => false,
+        (None, Some(custom)) => custom.is_served_as_stored(object.bytes()),
+        (None, None) => true,
+    };
+    if as_stored {
+        return object;
+    }
     let Ok(value) = parse_stored(object.bytes()) else { return object };
-    let bytes = encode_stored(&(shape.serve)(value)).map(|b| splice_revision(&b, object.revision()));
+    let bytes = encode_stored(&serve(row, value)).map(|b| splice_revision(&b, object.revision()));
     Arc::new(Object::from_served(object.key().clone(), object.revision(), bytes.unwrap_or_else(|_| object.bytes().clone())))
 }
 

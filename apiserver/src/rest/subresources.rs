@@ -170,7 +170,7 @@ impl Registry {
     ) -> Result<Written, ApiError> {
         let options = at(body, &["deleteOptions"]).map(parse_options).transpose()?.unwrap_or_default();
         let pod = self.get(row, namespace, name, ReadAt::Newest).await?;
-        if let Some(budgets) = self.table.get("policy", "v1", "poddisruptionbudgets").cloned() {
+        if let Some(budgets) = self.row("policy", "v1", "poddisruptionbudgets") {
             let cache = self.caches.of(&ResourceId::new("policy", "poddisruptionbudgets")).await.map_err(status::of_cache)?;
             cache.consistent().await.map_err(status::of_cache)?;
             let selects = |object: &Object| {

@@ -70,7 +70,7 @@ impl Registry {
         }
         check_kind(row, &mut value)?;
         let mut unknown = Vec::new();
-        let value = (row.normalize)(value, &mut |path| unknown.push(path)).map_err(|e| {
+        let value = row.read(value, &mut |path| unknown.push(path)).map_err(|e| {
             status::bad_request(format!("{} in version \"{}\" cannot be handled as a {}: {e}", row.kind, row.version, row.kind))
         })?;
         let texts: Vec<String> = unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
@@ -83,10 +83,10 @@ impl Registry {
         Ok(value)
     }
 
-    fn validate(&self, row: &Resource, value: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+    fn validate(&self, row: &Resource, sub: &str, value: &Value, old: Option<&Value>) -> Result<(), ApiError> {
         let mut causes = Vec::new();
         validation::metadata(row, value, old, &mut causes);
-        (row.validate)(value, old, &mut causes);
+        row.check(sub, value, old, &mut causes);
         if causes.is_empty() { Ok(()) } else { Err(status::invalid(&row.group, &row.kind, text(value, &["metadata", "name"]), causes)) }
     }
 
@@ -121,12 +121,12 @@ impl Registry {
         if row.status == StatusRule::Split {
             as_map(&mut value).remove("status");
         }
-        (row.defaults)(&mut value);
+        row.fill(&mut value);
         let mut request = self.request(ctx, row, Operation::Create, "", namespace, text(&value, &["metadata", "name"]));
         let check = self.check_namespace(row, namespace, &request.name).await?;
         warnings.extend(self.admission.admit(&request, &mut value).await?);
-        (row.defaults)(&mut value);
-        self.validate(row, &value, None)?;
+        row.fill(&mut value);
+        self.validate(row, "", &value, None)?;
         warnings.extend(self.admission.validate(&request, &value).await?);
         let mut check = check;
         // Only a Service is given what another server may give out at the same time.
@@ -333,7 +333,7 @@ impl Registry {
         put_namespace(row, &mut new, &key.namespace)?;
         keep_system_metadata(&mut new, &old);
         keep_parts(row, sub, &mut new, &old);
-        (row.defaults)(&mut new);
+        row.fill(&mut new);
         let old = Arc::new(old);
         let request = self.admission_request(ctx, row, Operation::Update, sub, key, Some(old.clone()));
         warnings.extend(self.admission.admit(&request, &mut new).await?);
@@ -342,7 +342,7 @@ impl Registry {
             self.allocate(row, &mut new, Some(&old)).await?;
         }
         bump_generation(row, &mut new, &old);
-        self.validate(row, &new, Some(&old))?;
+        self.validate(row, sub, &new, Some(&old))?;
         warnings.extend(self.admission.validate(&request, &new).await?);
         object(&mut new, &["metadata"]).remove("resourceVersion");
         let stored = encode(row, &new)?;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use wharf_core::api::ApiError;
 use wharf_core::object::Object;
 
+use crate::resources::Resource;
 use crate::resources::value::at;
 use crate::rest::status;
 
@@ -45,6 +46,12 @@ pub const fn int(name: &'static str) -> Column {
 pub const NAME: Column = Column { name: "Name", kind: "string", format: "name", priority: 0 };
 /// The column of ages.
 pub const AGE: Column = col("Age");
+
+/// What the column of a custom resource's names says of itself.
+const NAME_DESCRIPTION: &str = "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a \
+     client to request the generation of an appropriate name automatically. Name is primarily intended for creation idempotence and \
+     configuration definition. Cannot be updated. More info: \
+     https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names";
 
 /// How a kind is printed.
 #[derive(Debug)]
@@ -91,17 +98,30 @@ pub fn partial(object: &Object) -> Value {
 }
 
 /// Objects as a table.
-pub fn render(columns: &Columns, objects: &[Arc<Object>], include: Include, meta: Value, now: Timestamp) -> Value {
-    let definitions: Vec<Value> = columns
-        .columns
-        .iter()
-        .map(|c| json!({"name": c.name, "type": c.kind, "format": c.format, "description": "", "priority": c.priority}))
-        .collect();
+pub fn render(row: &Resource, objects: &[Arc<Object>], include: Include, meta: Value, now: Timestamp) -> Value {
+    let definitions: Vec<Value> = match &row.custom {
+        None => row
+            .columns
+            .columns
+            .iter()
+            .map(|c| json!({"name": c.name, "type": c.kind, "format": c.format, "description": "", "priority": c.priority}))
+            .collect(),
+        Some(custom) => {
+            std::iter::once(json!({"name": "Name", "type": "string", "format": "name", "description": NAME_DESCRIPTION, "priority": 0}))
+                .chain(custom.columns().iter().map(
+                    |c| json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority}),
+                ))
+                .collect()
+        }
+    };
     let rows: Vec<Value> = objects
         .iter()
         .map(|object| {
             let value: Value = serde_json::from_slice(object.bytes()).unwrap_or_default();
-            let cells = (columns.cells)(&value, now);
+            let cells = match &row.custom {
+                None => (row.columns.cells)(&value, now),
+                Some(custom) => custom.cells(&value, now),
+            };
             match include {
                 Include::None => json!({"cells": cells}),
                 Include::Metadata => json!({"cells": cells, "object": partial_of(&value)}),

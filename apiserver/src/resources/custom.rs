@@ -1,0 +1,63 @@
+//! What a row asks of a custom resource: everything that built-in kinds answer by functions fixed at build time.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause;
+use serde_json::Value;
+use wharf_core::object::Object;
+
+/// A column of a custom resource's table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CustomColumn {
+    /// Heading.
+    pub name: String,
+    /// `integer`, `number`, `string`, `boolean` or `date`.
+    pub kind: String,
+    /// Format, or empty.
+    pub format: String,
+    /// What it shows.
+    pub description: String,
+    /// 0 for what is always shown, more for `-o wide`.
+    pub priority: i64,
+}
+
+/// Where the scale of a custom resource stands, as paths of members.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ScalePaths {
+    /// Within spec: the wanted number.
+    pub spec_replicas: Vec<String>,
+    /// Within status: the number there is.
+    pub status_replicas: Vec<String>,
+    /// Of the label selector in its string form; none if the kind has none.
+    pub selector: Option<Vec<String>>,
+}
+
+/// One served version of a custom resource.
+pub trait CustomKind: fmt::Debug + Send + Sync {
+    /// Drops the fields that the schema lacks; `unknown` is told their paths.
+    ///
+    /// # Errors
+    /// Metadata of a wrong type, with its place.
+    fn read(&self, value: Value, unknown: &mut dyn FnMut(String)) -> Result<Value, String>;
+    /// Fills in defaults.
+    fn fill(&self, value: &mut Value);
+    /// Finds what is wrong with an object, given the one it replaces; `sub` is the subresource that is written.
+    fn validate(&self, sub: &str, new: &Value, old: Option<&Value>, causes: &mut Vec<StatusCause>);
+    /// A selectable field; `None` for one that cannot be selected by.
+    fn field<'a>(&self, object: &'a Object, field: &str) -> Option<Cow<'a, str>>;
+    /// Columns behind the one of names.
+    fn columns(&self) -> &[CustomColumn];
+    /// The cells of one object, one for each column and the name.
+    fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value>;
+    /// Where its scale stands.
+    fn scale(&self) -> Option<&ScalePaths>;
+    /// Whether a stored object is served with the very bytes that are stored.
+    fn is_served_as_stored(&self, stored: &[u8]) -> bool;
+    /// From what is stored to what is served.
+    fn serve(&self, stored: Value) -> Value;
+    /// From what is served to what is stored.
+    fn store(&self, served: Value) -> Value;
+    /// The schema as OpenAPI v3 shows it, of the kind as a whole.
+    fn schema(&self) -> &Value;
+}
