@@ -2,6 +2,7 @@
 
 mod bench;
 mod machine;
+mod python;
 mod system;
 mod test;
 mod torture;

@@ -16,6 +16,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("/usr/lib/cni/bridge", "containernetworking-plugins"),
     ("ipvsadm", "ipvsadm"),
     ("ipset", "ipset"),
+    ("/usr/share/doc/python3-venv", "python3-venv"),
 ];
 /// The compiler that some members' dependencies run when they are built.
 pub const PROTOC: &str = "protoc";

@@ -3,8 +3,8 @@
 use std::process::Command;
 use std::time::Instant;
 
-use crate::machine;
 use crate::system::{PROTOC, cargo, found, install, is_root, missing, root, run as command};
+use crate::{machine, python};
 
 /// A part of the whole test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -56,10 +56,16 @@ fn run_stage(stage: Stage, whole: bool, exclude: &[&str]) -> Result<(), String> 
         Stage::Vm => machine::run(&without_e2e, whole),
         Stage::E2e => {
             command(cargo(&["build", "--release", "--example", "mini-cluster", "--locked"]).args(example_features()))?;
+            let mut test = cargo(&["test", "--package", "wharf-e2e", "--locked", "--", "--test-threads=1", "--nocapture"]);
+            match python::environment() {
+                Ok(interpreter) => {
+                    test.env("WHARF_PYTHON", interpreter);
+                }
+                Err(why) if whole => return Err(why),
+                Err(why) => println!("omitted: the Python client and Helm: {why}"),
+            }
             command(
-                cargo(&["test", "--package", "wharf-e2e", "--locked", "--", "--test-threads=1", "--nocapture"])
-                    .env("WHARF_REQUIRE_SYSTEM", require)
-                    .env("WHARF_MINI_CLUSTER", root().join("target/release/examples/mini-cluster")),
+                test.env("WHARF_REQUIRE_SYSTEM", require).env("WHARF_MINI_CLUSTER", root().join("target/release/examples/mini-cluster")),
             )
         }
     }

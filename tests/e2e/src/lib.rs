@@ -1,5 +1,7 @@
 //! Runs the mini-cluster as a user does: its own process, its own data folder, stock kubectl.
 
+mod control_plane;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -7,6 +9,8 @@ use std::sync::Arc;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+pub use control_plane::{ControlPlane, PYTHON, Ran, python};
 
 /// Names the executable to test; `cargo xtask test` sets it.
 pub const EXECUTABLE: &str = "WHARF_MINI_CLUSTER";
