@@ -21,7 +21,7 @@ const SHARED: &[(&str, &str)] = &[
     ("wharf-store-", "wharf-store-mvcc"),
 ];
 /// Packages that may see more than core: they assemble, or drive what is assembled.
-const ASSEMBLERS: &[&str] = &["wharf", "wharf-e2e", "wharf-examples"];
+const ASSEMBLERS: &[&str] = &["wharf", "wharf-e2e", "wharf-examples", "wharf-fuzz"];
 /// Packages that are neither a plugin nor an assembler.
 const OTHERS: &[&str] = &["wharf-core", "wharf-conformance", "xtask"];
 /// Files in which `unsafe` may stand.

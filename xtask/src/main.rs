@@ -1,6 +1,7 @@
-//! The project's chores: `cargo xtask test`, `cargo xtask bench`, `cargo xtask torture`, `cargo xtask vm`.
+//! The project's chores: `cargo xtask test`, `cargo xtask bench`, `cargo xtask torture`, `cargo xtask fuzz`, `cargo xtask vm`.
 
 mod bench;
+mod fuzz;
 mod machine;
 mod python;
 mod system;
@@ -17,7 +18,7 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo xtask",
-    after_help = "Examples:\n  cargo xtask test           everything that a change must pass\n  cargo xtask test lint      only fmt, clippy and docs\n  cargo xtask bench          the figures of the whole cluster, as a table\n  cargo xtask bench store    the figures of the stores, beside Debian's etcd\n  cargo xtask bench api      the figures of the API server over TLS; with --kubeconfig of any other\n  cargo xtask torture redb   a thousand kills of the durable store\n  cargo xtask vm -- ipvsadm  a program in a virtual machine with Debian's kernel\n"
+    after_help = "Examples:\n  cargo xtask test           everything that a change must pass\n  cargo xtask test lint      only fmt, clippy and docs\n  cargo xtask bench          the figures of the whole cluster, as a table\n  cargo xtask bench store    the figures of the stores, beside Debian's etcd\n  cargo xtask bench api      the figures of the API server over TLS; with --kubeconfig of any other\n  cargo xtask torture redb   a thousand kills of the durable store\n  cargo xtask fuzz json      an hour of requests that nobody would send\n  cargo xtask vm -- ipvsadm  a program in a virtual machine with Debian's kernel\n"
 )]
 struct Options {
     #[command(subcommand)]
@@ -58,6 +59,15 @@ enum Chore {
         /// How many times as much as by default: 1,000 kills, 100 faults, 20 series of requests.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
         rounds: u64,
+    },
+    /// Gives random requests to the API server and its parts, and follows those that take new paths (libFuzzer; needs a C++ compiler).
+    /// Inputs that fail are kept in target/fuzz/failures.
+    Fuzz {
+        /// Only these: the programs in the folder fuzz.
+        targets: Vec<String>,
+        /// How long each runs.
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        minutes: u32,
     },
     /// Runs a program as root in a throw-away virtual machine with Debian's kernel and a pure cgroup v2.
     ///
@@ -110,6 +120,7 @@ fn main() -> ExitCode {
     let result = match Options::parse().chore {
         Chore::Test { stages } => test::run(&stages),
         Chore::Torture { victims, seed, rounds } => torture::run(&victims, seed, rounds),
+        Chore::Fuzz { targets, minutes } => fuzz::run(&targets, minutes),
         Chore::Bench { target, runs, build, api } => bench::run(target, runs, build, &api),
         Chore::Vm { memory, timeout, env, program } => {
             match in_machine(&vm::Machine { memory, timeout: Duration::from_secs(timeout), env }, &program) {
