@@ -50,7 +50,9 @@ pub fn run(chosen: &[String], minutes: u32) -> Result<(), String> {
     for name in if chosen.is_empty() { &known } else { chosen } {
         let (corpus, words, failures) = (folder().join("corpus").join(name), folder().join("words"), folder().join("failures").join(name));
         fs::create_dir_all(&failures).map_err(|e| format!("cannot make {}: {e}", failures.display()))?;
-        command(cargo(&["run", "--quiet", "--locked", "--package", "wharf-fuzz", "--example", "seeds", "--", name]).arg(&corpus).arg(&words))?;
+        command(
+            cargo(&["run", "--quiet", "--locked", "--package", "wharf-fuzz", "--example", "seeds", "--", name]).arg(&corpus).arg(&words),
+        )?;
         let mut fuzz = Command::new(programs.join(name));
         fuzz.arg(&corpus).arg(format!("-dict={}", words.display())).arg(format!("-artifact_prefix={}/", failures.display()));
         fuzz.args([format!("-max_total_time={}", minutes * 60), format!("-max_len={LONGEST}"), format!("-timeout={SLOWEST}")]);
