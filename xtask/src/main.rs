@@ -1,7 +1,8 @@
-//! The project's chores: `cargo xtask test`, `cargo xtask bench`, `cargo xtask torture`, `cargo xtask fuzz`, `cargo xtask vm`.
+//! The project's chores: `cargo xtask test`, `cargo xtask bench`, `cargo xtask torture`, `cargo xtask fuzz`, `cargo xtask generate`, `cargo xtask vm`.
 
 mod bench;
 mod fuzz;
+mod generate;
 mod machine;
 mod python;
 mod system;
@@ -69,6 +70,12 @@ enum Chore {
         #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         minutes: u32,
     },
+    /// Writes the files that are made of others and checked in.
+    Generate {
+        /// Only these.
+        #[arg(value_enum)]
+        targets: Vec<generate::Target>,
+    },
     /// Runs a program as root in a throw-away virtual machine with Debian's kernel and a pure cgroup v2.
     ///
     /// The machine is emulated in software: it boots in about ten seconds, and programs run 5 to 20 times slower than outside. It sees
@@ -121,6 +128,7 @@ fn main() -> ExitCode {
         Chore::Test { stages } => test::run(&stages),
         Chore::Torture { victims, seed, rounds } => torture::run(&victims, seed, rounds),
         Chore::Fuzz { targets, minutes } => fuzz::run(&targets, minutes),
+        Chore::Generate { targets } => generate::run(&targets),
         Chore::Bench { target, runs, build, api } => bench::run(target, runs, build, &api),
         Chore::Vm { memory, timeout, env, program } => {
             match in_machine(&vm::Machine { memory, timeout: Duration::from_secs(timeout), env }, &program) {
