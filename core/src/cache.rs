@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -16,7 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::object::{Object, ObjectRef};
+
+mod name;
 use crate::store::{Change, ListOptions, ResourceId, Revision, Scope, SharedStore, StoreError, WatchItem};
+use name::{Name, Names};
 
 /// Most events that a cache keeps for watches to resume from.
 pub const MAX_EVENTS: usize = 32_768;
@@ -77,7 +81,7 @@ struct State {
     loaded: bool,
     /// Counts reloads: a watcher of an earlier epoch has missed something.
     epoch: u64,
-    objects: BTreeMap<ObjectRef, Arc<Object>>,
+    objects: BTreeMap<Name, Arc<Object>>,
     /// Changes at or before this revision are contained in `objects`.
     last: Revision,
     /// A watch can start after this revision or a later one.
@@ -102,7 +106,7 @@ impl State {
         for change in changes.iter().filter(|c| c.key().resource == *resource) {
             any = true;
             let key = change.key();
-            let name = ObjectRef { namespace: key.namespace.clone(), name: key.name.clone() };
+            let name = Name(ObjectRef { namespace: key.namespace.clone(), name: key.name.clone() });
             let event = match change {
                 Change::Put { record, .. } => {
                     let object = Arc::new(Object::from_record(record));
@@ -165,7 +169,7 @@ impl Cache {
 
     /// One object, as far as the cache is.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Object>> {
-        self.state.read().objects.get(&ObjectRef::new(namespace, name)).cloned()
+        self.state.read().objects.get(&(namespace, name) as &dyn Names).cloned()
     }
 
     /// All objects, or those of a namespace.
@@ -176,9 +180,9 @@ impl Cache {
         let items = match namespace {
             None => state.objects.values().cloned().collect(),
             Some(namespace) => {
-                let from = Bound::Included(ObjectRef::new(namespace, ""));
-                let range = state.objects.range((from, Bound::Unbounded));
-                range.take_while(|(key, _)| &*key.namespace == namespace).map(|(_, o)| o.clone()).collect()
+                let from = Bound::Included(&(namespace, "") as &dyn Names);
+                let range = state.objects.range::<dyn Names, _>((from, Bound::Unbounded));
+                range.take_while(|(key, _)| &*key.0.namespace == namespace).map(|(_, o)| o.clone()).collect()
             }
         };
         Page { items, revision: applied.max(state.last) }
@@ -243,7 +247,7 @@ impl Cache {
             let more = page.more && options.after.is_some();
             for record in page.records {
                 let object = Arc::new(Object::from_record(&record));
-                objects.insert(object.object_ref(), object);
+                objects.insert(Name(object.object_ref()), object);
             }
             if !more {
                 break page.revision;
@@ -304,10 +308,11 @@ impl Watcher {
             if !batch.is_empty() {
                 return Ok(batch);
             }
-            tokio::select! {
-                changed = self.moved.changed() => changed.map_err(|_| CacheError::Closed)?,
-                () = self.cache.shared.stop.cancelled() => return Err(CacheError::Closed),
+            // The end moves every cache too: one thing to wait for, where a thousand watchers wait.
+            if self.cache.shared.closed.load(Ordering::Acquire) {
+                return Err(CacheError::Closed);
             }
+            self.moved.changed().await.map_err(|_| CacheError::Closed)?;
         }
     }
 
@@ -341,6 +346,8 @@ struct Shared {
     store: SharedStore,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
+    /// Whether the store is followed no more.
+    closed: AtomicBool,
     applied: watch::Sender<Revision>,
 }
 
@@ -358,11 +365,14 @@ impl Caches {
     /// When the store does not answer.
     pub async fn start(store: SharedStore, clock: Arc<dyn Clock>, stop: CancellationToken) -> Result<Self, CacheError> {
         let revision = store.revision().await?;
-        let shared = Arc::new(Shared { store, clock, stop, applied: watch::Sender::new(revision) });
+        let shared = Arc::new(Shared { store, clock, stop, closed: AtomicBool::new(false), applied: watch::Sender::new(revision) });
         let caches = Self { shared, caches: Arc::default() };
         let pump = caches.clone();
         let stop = caches.shared.stop.clone();
-        tokio::spawn(async move { stop.run_until_cancelled(pump.pump(revision)).await });
+        tokio::spawn(async move {
+            stop.run_until_cancelled(pump.pump(revision)).await;
+            pump.close();
+        });
         Ok(caches)
     }
 
@@ -402,7 +412,7 @@ impl Caches {
         self.caches.iter().filter(|c| c.loading.initialized()).map(|c| c.clone()).collect()
     }
 
-    async fn pump(self, from: Revision) {
+    async fn pump(&self, from: Revision) {
         let mut after = from;
         let mut delay = RETRY_FIRST;
         loop {
@@ -422,6 +432,14 @@ impl Caches {
             }
             self.shared.clock.sleep(delay).await;
             delay = (delay * 2).min(RETRY_MOST);
+        }
+    }
+
+    /// Ends every watcher.
+    fn close(&self) {
+        self.shared.closed.store(true, Ordering::Release);
+        for cache in self.caches.iter() {
+            cache.moved.send_modify(|n| *n += 1);
         }
     }
 

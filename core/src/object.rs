@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
@@ -45,11 +46,15 @@ pub fn resource_of<K: kube::Resource<DynamicType = ()>>() -> ApiResource {
 
 /// One version of one object. Everything in a process that reads this version shares this value.
 ///
-/// It holds the bytes as served; metadata and the typed form are decoded once, on first use.
+/// It shares the bytes of the store's record, into which its resourceVersion is put where they are written out; metadata and the
+/// typed form are decoded once, on first use.
 pub struct Object {
     key: Key,
     revision: Revision,
-    bytes: Bytes,
+    json: Bytes,
+    /// Where the resourceVersion belongs in `json`; `None` if it is there already.
+    place: Option<NonZeroU32>,
+    served: OnceLock<Box<Bytes>>,
     meta: OnceLock<Box<ObjectMeta>>,
     typed: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
@@ -69,12 +74,19 @@ pub struct DecodeError {
 impl Object {
     /// An object from bytes as served: JSON with `metadata.resourceVersion`.
     pub fn from_served(key: Key, revision: Revision, bytes: Bytes) -> Self {
-        Self { key, revision, bytes, meta: OnceLock::new(), typed: OnceLock::new() }
+        Self { key, revision, json: bytes, place: None, served: OnceLock::new(), meta: OnceLock::new(), typed: OnceLock::new() }
     }
 
-    /// An object from a stored record: its resourceVersion is spliced in, nothing is serialised again.
+    /// An object from a stored record, whose bytes it shares.
     pub fn from_record(record: &Record) -> Self {
-        Self::from_served(record.key.clone(), record.modified, splice_revision(&record.value, record.modified))
+        let place = place_of(&record.value).and_then(|at| u32::try_from(at).ok()).and_then(NonZeroU32::new);
+        Self { place, ..Self::from_served(record.key.clone(), record.modified, record.value.clone()) }
+    }
+
+    /// The same content at another revision; `None` if that takes writing it anew.
+    pub fn at_revision(&self, revision: Revision) -> Option<Self> {
+        self.place?;
+        Some(Self { place: self.place, ..Self::from_served(self.key.clone(), revision, self.json.clone()) })
     }
 
     /// An object that is known decoded already.
@@ -95,9 +107,35 @@ impl Object {
     pub fn revision(&self) -> Revision {
         self.revision
     }
-    /// The bytes as served: JSON.
+    /// The bytes as served: JSON. They are kept from the first call on; [`to_bytes`](Self::to_bytes) and
+    /// [`write_to`](Self::write_to) keep nothing.
     pub fn bytes(&self) -> &Bytes {
-        &self.bytes
+        if self.place.is_none() { &self.json } else { self.served.get_or_init(|| Box::new(self.assemble())) }
+    }
+    /// The bytes as served, for one reader.
+    pub fn to_bytes(&self) -> Bytes {
+        match self.served.get() {
+            _ if self.place.is_none() => self.json.clone(),
+            Some(served) => (**served).clone(),
+            None => self.assemble(),
+        }
+    }
+    /// Appends the bytes as served.
+    pub fn write_to(&self, out: &mut BytesMut) {
+        match self.place {
+            None => out.extend_from_slice(&self.json),
+            Some(place) => splice(out, &self.json, place.get() as usize, self.revision),
+        }
+    }
+    /// How many bytes [`write_to`](Self::write_to) appends, or a few more.
+    pub fn len_hint(&self) -> usize {
+        self.json.len() + if self.place.is_some() { MAX_SPLICE } else { 0 }
+    }
+
+    fn assemble(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(self.len_hint());
+        self.write_to(&mut out);
+        out.freeze()
     }
 
     /// Its metadata, without managedFields. Empty if the bytes do not decode.
@@ -108,8 +146,11 @@ impl Object {
             metadata: ObjectMeta,
         }
         self.meta.get_or_init(|| {
-            let mut meta = serde_json::from_slice::<OnlyMeta>(&self.bytes).map(|m| m.metadata).unwrap_or_default();
+            let mut meta = serde_json::from_slice::<OnlyMeta>(&self.json).map(|m| m.metadata).unwrap_or_default();
             meta.managed_fields = None;
+            if self.place.is_some() {
+                meta.resource_version = Some(self.revision.to_string());
+            }
             Box::new(meta)
         })
     }
@@ -129,7 +170,7 @@ impl Object {
         {
             return Ok(typed);
         }
-        let typed: Arc<K> = Arc::new(serde_json::from_slice(&self.bytes).map_err(|e| DecodeError {
+        let typed: Arc<K> = Arc::new(serde_json::from_slice(&self.to_bytes()).map_err(|e| DecodeError {
             key: self.key.to_string(),
             kind: std::any::type_name::<K>(),
             message: e.to_string(),
@@ -146,6 +187,10 @@ impl fmt::Debug for Object {
 }
 
 const METADATA: &[u8] = br#""metadata":{"#;
+/// What a resourceVersion adds at most, in bytes: its name, twenty digits and punctuation.
+const MAX_SPLICE: usize = 42;
+/// Room for an object that is being encoded, in bytes, before it grows.
+const FIRST_ROOM: usize = 2048;
 
 /// Encodes an object for a store: `apiVersion`, `kind` and `metadata` first, without a resourceVersion, so that
 /// [`splice_revision`] finds its place without parsing.
@@ -155,7 +200,7 @@ const METADATA: &[u8] = br#""metadata":{"#;
 pub fn encode_stored(value: &serde_json::Value) -> Result<Bytes, serde_json::Error> {
     use serde::ser::{Error, SerializeMap, Serializer};
     let map = value.as_object().ok_or_else(|| serde_json::Error::custom("an object is expected"))?;
-    let mut out = Vec::with_capacity(512);
+    let mut out = Vec::with_capacity(FIRST_ROOM);
     let mut serializer = serde_json::Serializer::new(&mut out);
     let mut state = serializer.serialize_map(None)?;
     for name in ["apiVersion", "kind"] {
@@ -163,16 +208,25 @@ pub fn encode_stored(value: &serde_json::Value) -> Result<Bytes, serde_json::Err
             state.serialize_entry(name, value)?;
         }
     }
-    let mut metadata = map.get("metadata").and_then(|m| m.as_object()).cloned().unwrap_or_default();
-    metadata.remove("resourceVersion");
-    state.serialize_entry("metadata", &metadata)?;
+    state.serialize_entry("metadata", &WithoutRevision(map.get("metadata").and_then(serde_json::Value::as_object)))?;
     for (name, value) in map {
         if !matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
             state.serialize_entry(name, value)?;
         }
     }
     SerializeMap::end(state)?;
+    // It is kept for as long as the object lives.
+    out.shrink_to_fit();
     Ok(out.into())
+}
+
+/// Metadata, but for what a store gives.
+struct WithoutRevision<'a>(Option<&'a serde_json::Map<String, serde_json::Value>>);
+
+impl serde::Serialize for WithoutRevision<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.into_iter().flatten().filter(|(name, _)| *name != "resourceVersion"))
+    }
 }
 
 /// The same of a typed object of `k8s-openapi`, whose own order is the one wanted. Its resourceVersion must not be set.
@@ -186,16 +240,35 @@ pub fn encode_typed<K: kube::Resource + serde::Serialize>(object: &K) -> Result<
 
 /// Puts `resourceVersion` into bytes made by [`encode_stored`] or [`encode_typed`]. Bytes of another form are returned as they are.
 pub fn splice_revision(stored: &Bytes, revision: Revision) -> Bytes {
-    // apiVersion and kind come before metadata and hold no quotes or braces, so the first match is the right one.
-    let Some(at) = stored.windows(METADATA.len()).position(|w| w == METADATA) else { return stored.clone() };
-    let at = at + METADATA.len();
-    let mut out = BytesMut::with_capacity(stored.len() + 42);
-    out.extend_from_slice(&stored[..at]);
-    out.extend_from_slice(b"\"resourceVersion\":\"");
-    out.extend_from_slice(revision.to_string().as_bytes());
-    out.extend_from_slice(if stored.get(at) == Some(&b'}') { b"\"" } else { b"\"," });
-    out.extend_from_slice(&stored[at..]);
+    let Some(at) = place_of(stored) else { return stored.clone() };
+    let mut out = BytesMut::with_capacity(stored.len() + MAX_SPLICE);
+    splice(&mut out, stored, at, revision);
     out.freeze()
+}
+
+fn place_of(stored: &[u8]) -> Option<usize> {
+    // apiVersion and kind come before metadata and hold no quotes or braces, so the first match is the right one.
+    stored.windows(METADATA.len()).position(|w| w == METADATA).map(|at| at + METADATA.len())
+}
+
+fn splice(out: &mut BytesMut, stored: &[u8], at: usize, revision: Revision) {
+    let (before, after) = stored.split_at(at);
+    out.reserve(stored.len() + MAX_SPLICE);
+    out.extend_from_slice(before);
+    out.extend_from_slice(b"\"resourceVersion\":\"");
+    // Digits from the last to the first: formatting costs more than the copy around it.
+    let (mut digits, mut first, mut rest) = ([0; 20], 20, revision.0);
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[first..]);
+    out.extend_from_slice(if after.first() == Some(&b'}') { b"\"" } else { b"\"," });
+    out.extend_from_slice(after);
 }
 
 #[cfg(test)]
@@ -218,6 +291,24 @@ mod tests {
         assert_eq!(map.metadata.resource_version.as_deref(), Some("42"));
         assert_eq!(map.data.as_ref().unwrap()["x"], "\"metadata\":{\"evil\":1}");
         assert_eq!(object.meta().name.as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn a_record_shares_its_bytes_and_is_served_with_its_revision() {
+        let value = json!({"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","labels":{"x":"y"}},"data":{"k":"v"}});
+        let record = Record { key: key(), value: encode_stored(&value).unwrap(), created: Revision(1), modified: Revision(1_234_567_890) };
+        let object = Object::from_record(&record);
+        assert_eq!(object.json.as_ptr(), record.value.as_ptr());
+        let want = splice_revision(&record.value, record.modified);
+        let mut written = BytesMut::new();
+        object.write_to(&mut written);
+        assert_eq!((&written[..], object.to_bytes(), object.bytes()), (&want[..], want.clone(), &want));
+        assert!(want.len() <= object.len_hint());
+        assert_eq!(object.meta().resource_version.as_deref(), Some("1234567890"));
+        assert_eq!(object.decode::<ConfigMap>().unwrap().metadata.resource_version.as_deref(), Some("1234567890"));
+        let later = object.at_revision(Revision(u64::MAX)).unwrap();
+        assert_eq!(later.to_bytes(), splice_revision(&record.value, Revision(u64::MAX)));
+        assert!(Object::from_served(key(), Revision(1), want).at_revision(Revision(2)).is_none());
     }
 
     #[test]

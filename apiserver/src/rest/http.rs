@@ -15,6 +15,7 @@ use wharf_core::object::Object;
 use wharf_core::runtime::BoxError;
 
 use super::delete::{parse_options, parse_propagation};
+use super::frames::{self, Frames};
 use super::path::query_pairs;
 use super::read::{ListAnswer, ListRequest, ReadAt, Watch, WatchEvent, WatchRequest};
 use super::select::Selection;
@@ -98,6 +99,7 @@ fn negotiate(accept: &str) -> Result<Form, ApiError> {
 #[derive(Debug, Clone)]
 pub struct RestService {
     registry: Arc<Registry>,
+    frames: Arc<Frames>,
 }
 
 fn success(row: &Resource, object: &Object) -> Value {
@@ -145,7 +147,7 @@ fn add_warnings(response: &mut Response<Body>, warnings: &[String]) {
 impl RestService {
     /// Serves a registry.
     pub fn new(registry: Arc<Registry>) -> Self {
-        Self { registry }
+        Self { registry, frames: Arc::default() }
     }
 
     /// The verbs below.
@@ -329,7 +331,7 @@ impl RestService {
             Err(error) => return Err(error),
         };
         let now = self.registry.clock.clone();
-        let pieces = encode_watch(row.clone(), watch, form, include, move || now.now());
+        let pieces = encode_watch(row.clone(), watch, form, include, self.frames.clone(), move || now.now());
         let mut response = Response::new(stream_body(pieces));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
         Ok(response)
@@ -344,9 +346,9 @@ impl RestService {
 
     fn one(&self, row: &Resource, form: Form, params: &Params, code: StatusCode, object: &Arc<Object>) -> Result<Response<Body>, ApiError> {
         Ok(match form {
-            Form::Json => typed(code, JSON, object.bytes().clone()),
+            Form::Json => typed(code, JSON, object.to_bytes()),
             Form::Yaml => {
-                let value = super::parse_stored(object.bytes())?;
+                let value = super::parse_stored(&object.to_bytes())?;
                 typed(code, YAML, serde_yaml_ng::to_string(&value).map_err(status::internal)?)
             }
             Form::Metadata => typed(code, JSON, table::partial(object).to_string()),
@@ -377,7 +379,7 @@ impl RestService {
                 response
             }
             Form::Yaml => {
-                let items = answer.items.iter().map(|o| super::parse_stored(o.bytes())).collect::<Result<Vec<_>, _>>()?;
+                let items = answer.items.iter().map(|o| super::parse_stored(&o.to_bytes())).collect::<Result<Vec<_>, _>>()?;
                 let list = json!({"kind": format!("{}List", row.kind), "apiVersion": row.api_version(), "metadata": meta, "items": items});
                 typed(StatusCode::OK, YAML, serde_yaml_ng::to_string(&list).map_err(status::internal)?)
             }
@@ -429,19 +431,25 @@ fn concatenate(head: String, items: Vec<Arc<Object>>) -> impl Stream<Item = Resu
         if next > items.len() {
             return None;
         }
-        let mut piece = BytesMut::with_capacity(LIST_CHUNK.min(4096 + items.len() * 512));
+        // Just the room that the piece takes.
+        let (mut room, mut upto) = (head.as_ref().map_or(0, String::len) + 3, next);
+        while let Some(item) = items.get(upto).filter(|_| room < LIST_CHUNK) {
+            room += item.len_hint() + 1;
+            upto += 1;
+        }
+        let mut piece = BytesMut::with_capacity(room);
         if let Some(head) = head.take() {
             piece.put_slice(head.as_bytes());
         }
-        while let Some(item) = items.get(next) {
+        for item in &items[next..upto] {
             if next > 0 {
                 piece.put_u8(b',');
             }
-            piece.put_slice(item.bytes());
+            item.write_to(&mut piece);
             next += 1;
-            if piece.len() >= LIST_CHUNK {
-                return Some(Ok(piece.freeze()));
-            }
+        }
+        if next < items.len() {
+            return Some(Ok(piece.freeze()));
         }
         piece.put_slice(b"]}\n");
         next = items.len() + 1;
@@ -454,20 +462,27 @@ fn encode_watch(
     watch: Watch,
     form: Form,
     include: Include,
+    frames: Arc<Frames>,
     now: impl Fn() -> jiff::Timestamp + Send + 'static,
 ) -> impl Stream<Item = Result<Bytes, BoxError>> + Send {
     let mut first = true;
     watch.ready_chunks(EVENTS_CHUNK).map(move |events| {
-        let mut out = BytesMut::with_capacity(1024);
+        if let (Form::Json | Form::Yaml, [Ok(event)]) = (form, events.as_slice())
+            && let Some((kind, object)) = event.change()
+        {
+            return Ok(frames.of(kind, object));
+        }
+        let mut out = BytesMut::new();
         for event in events {
             let (kind, object) = match &event {
-                Ok(WatchEvent::Added(object)) => ("ADDED", object),
-                Ok(WatchEvent::Modified(object)) => ("MODIFIED", object),
-                Ok(WatchEvent::Deleted(object)) => ("DELETED", object),
                 Ok(WatchEvent::Bookmark { revision, initial }) => {
                     put_bookmark(&mut out, &row, form, &revision.to_string(), *initial);
                     continue;
                 }
+                Ok(change) => match change.change() {
+                    Some(change) => change,
+                    None => continue,
+                },
                 Err(_) => {
                     if let Err(error) = event {
                         out.put_slice(br#"{"type":"ERROR","object":"#);
@@ -477,11 +492,15 @@ fn encode_watch(
                     continue;
                 }
             };
+            if matches!(form, Form::Json | Form::Yaml) {
+                frames::put(&mut out, kind, object);
+                continue;
+            }
             out.put_slice(b"{\"type\":\"");
             out.put_slice(kind.as_bytes());
             out.put_slice(b"\",\"object\":");
             match form {
-                Form::Json | Form::Yaml => out.put_slice(object.bytes()),
+                Form::Json | Form::Yaml => object.write_to(&mut out),
                 Form::Metadata => out.put_slice(table::partial(object).to_string().as_bytes()),
                 Form::Table => {
                     let meta = json!({"resourceVersion": object.revision().to_string()});

@@ -1,4 +1,4 @@
-//! Names made from `generateName`.
+//! Names made from `generateName`, and uids.
 
 /// Letters and digits that spell nothing rude, as Kubernetes uses.
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -16,8 +16,20 @@ pub(super) fn generate(base: &str) -> String {
     name
 }
 
+/// A random uid. From the process's own generator: asking the system costs more than the whole of a small request's routing.
+pub(crate) fn uid() -> String {
+    uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string()
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn uids_are_random_uuids() {
+        let (one, other) = (super::uid(), super::uid());
+        assert_ne!(one, other);
+        assert_eq!(uuid::Uuid::parse_str(&one).unwrap().get_version_num(), 4);
+    }
+
     #[test]
     fn names_stay_short() {
         assert_eq!(super::generate("web-").len(), 9);

@@ -1,5 +1,7 @@
 //! From a method and a path to a [`RequestInfo`].
 
+use std::borrow::Cow;
+
 use http::{Method, Uri};
 
 use crate::request::RequestInfo;
@@ -10,6 +12,9 @@ const MAX_PARTS: usize = 32;
 /// Decodes `%41` and, in queries, `+`.
 pub fn percent_decode(text: &str, plus_is_space: bool) -> String {
     let bytes = text.as_bytes();
+    if !bytes.iter().any(|b| *b == b'%' || (plus_is_space && *b == b'+')) {
+        return text.to_owned();
+    }
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
@@ -47,15 +52,16 @@ fn is_true(pairs: &[(String, String)], name: &str) -> bool {
 /// What a request is about, as Kubernetes' RequestInfoFactory reads it.
 pub fn parse(method: &Method, uri: &Uri) -> RequestInfo {
     let mut info = RequestInfo { path: uri.path().to_owned(), verb: method.as_str().to_ascii_lowercase(), ..RequestInfo::default() };
-    let parts: Vec<String> = uri.path().split('/').filter(|p| !p.is_empty()).take(MAX_PARTS).map(|p| percent_decode(p, false)).collect();
-    let rest = match parts.first().map(String::as_str) {
+    let part = |p| if !str::contains(p, '%') { Cow::Borrowed(p) } else { Cow::Owned(percent_decode(p, false)) };
+    let parts: Vec<Cow<'_, str>> = uri.path().split('/').filter(|p| !p.is_empty()).take(MAX_PARTS).map(part).collect();
+    let rest = match parts.first().map(AsRef::as_ref) {
         Some("api") if parts.len() >= 3 => {
-            info.version.clone_from(&parts[1]);
+            info.version.push_str(&parts[1]);
             &parts[2..]
         }
         Some("apis") if parts.len() >= 4 => {
-            info.group.clone_from(&parts[1]);
-            info.version.clone_from(&parts[2]);
+            info.group.push_str(&parts[1]);
+            info.version.push_str(&parts[2]);
             &parts[3..]
         }
         _ => return info,
@@ -68,15 +74,15 @@ pub fn parse(method: &Method, uri: &Uri) -> RequestInfo {
         rest = &rest[1..];
     }
     if rest[0] == "namespaces" && rest.len() >= 2 {
-        info.namespace.clone_from(&rest[1]);
+        info.namespace.push_str(&rest[1]);
         // A third part is a resource in the namespace, unless it is a subresource of the namespace itself.
-        if rest.len() > 2 && !matches!(rest[2].as_str(), "status" | "finalize") {
+        if rest.len() > 2 && !matches!(rest[2].as_ref(), "status" | "finalize") {
             rest = &rest[2..];
         }
     }
-    info.resource.clone_from(&rest[0]);
-    info.name = rest.get(1).cloned().unwrap_or_default();
-    info.subresource = rest.get(2).cloned().unwrap_or_default();
+    info.resource.push_str(&rest[0]);
+    info.name.push_str(rest.get(1).map_or("", AsRef::as_ref));
+    info.subresource.push_str(rest.get(2).map_or("", AsRef::as_ref));
     let pairs = query_pairs(uri);
     info.verb = match *method {
         Method::POST => "create",

@@ -148,12 +148,27 @@ pub enum WatchEvent {
     },
 }
 
+impl WatchEvent {
+    /// Kubernetes' word for a change, and the object; `None` for a bookmark.
+    pub(super) fn change(&self) -> Option<(&'static str, &Arc<Object>)> {
+        match self {
+            Self::Added(object) => Some(("ADDED", object)),
+            Self::Modified(object) => Some(("MODIFIED", object)),
+            Self::Deleted(object) => Some(("DELETED", object)),
+            Self::Bookmark { .. } => None,
+        }
+    }
+}
+
 /// A watch; ends after an error, its timeout, or the end of the server.
 pub type Watch = BoxStream<'static, Result<WatchEvent, ApiError>>;
 
 /// The same object at another revision: only the spliced number changes.
 fn at_revision(object: &Object, revision: Revision) -> Object {
     const BEFORE: &[u8] = b"\"metadata\":{\"resourceVersion\":\"";
+    if let Some(same) = object.at_revision(revision) {
+        return same;
+    }
     let bytes = object.bytes();
     let found = bytes.windows(BEFORE.len()).position(|w| w == BEFORE);
     let served = found.and_then(|at| {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use wharf_core::api::{ApiError, PatchKind};
 use wharf_core::object::Object;
 use wharf_core::store::{Expect, Key, Op, Record, ResourceId, Revision, StoreError, Transaction};
@@ -109,7 +109,7 @@ impl Registry {
             for name in SYSTEM_METADATA.iter().chain(&["resourceVersion"]) {
                 meta.remove(*name);
             }
-            meta.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
+            meta.insert("uid".into(), names::uid().into());
             meta.insert("creationTimestamp".into(), now.into());
             if row.generation {
                 meta.insert("generation".into(), 1.into());
@@ -123,7 +123,7 @@ impl Registry {
         }
         row.fill(&mut value);
         let mut request = self.request(ctx, row, Operation::Create, "", namespace, text(&value, &["metadata", "name"]));
-        let check = self.check_namespace(row, namespace, &request.name).await?;
+        let check = self.check_namespace(row, namespace, &request.name, false).await?;
         warnings.extend(self.admission.admit(&request, &mut value).await?);
         row.fill(&mut value);
         self.validate(row, "", &value, None)?;
@@ -162,7 +162,7 @@ impl Registry {
                 }
                 Err(StoreError::Conflict { key: at, .. }) if at != key && attempt < MAX_RETRIES => {
                     // The namespace has changed meanwhile; it may be terminating now.
-                    check = self.check_namespace(row, namespace, &request.name).await?;
+                    check = self.check_namespace(row, namespace, &request.name, true).await?;
                 }
                 Err(StoreError::Conflict { .. }) if generated && attempt < NAME_TRIES => {
                     let name = names::generate(&base);
@@ -178,12 +178,19 @@ impl Registry {
         Err(status::internal("no free name was found"))
     }
 
-    /// The namespace must exist and stay: answers the check to commit together with the create.
-    async fn check_namespace(&self, row: &Resource, namespace: &str, name: &str) -> Result<Option<Op>, ApiError> {
+    /// The namespace must exist and stay: answers the check to commit together with the create. What the cache knows will do but
+    /// for a second try, as the commit finds out whether it is the newest.
+    async fn check_namespace(&self, row: &Resource, namespace: &str, name: &str, again: bool) -> Result<Option<Op>, ApiError> {
         if !row.namespaced {
             return Ok(None);
         }
         let key = Key::new(ResourceId::new("", "namespaces"), "", namespace);
+        if !again
+            && let Some(found) = self.caches.of(&key.resource).await.map_err(status::of_cache)?.get("", namespace)
+            && found.meta().deletion_timestamp.is_none()
+        {
+            return Ok(Some(Op::Check { key, expect: Expect::Revision(found.revision()) }));
+        }
         let Some(record) = self.store().get(&key).await.map_err(status::of_store)? else {
             return Err(status::not_found("", "namespaces", namespace));
         };
@@ -524,16 +531,19 @@ pub(super) fn is_finished(row: &Resource, value: &Value) -> bool {
 
 /// Whether a write would change nothing but the times in managedFields.
 fn same_but_for_times(new: &Value, old: &Value) -> bool {
-    fn strip(value: &Value) -> Value {
-        let mut value = value.clone();
-        let meta = object(&mut value, &["metadata"]);
-        meta.remove("resourceVersion");
-        if let Some(Value::Array(entries)) = meta.get_mut("managedFields") {
-            entries.iter_mut().filter_map(Value::as_object_mut).for_each(|entry| {
-                entry.remove("time");
-            });
-        }
-        value
+    /// Whether two objects are the same but for a member, and those that `but` judges by itself.
+    fn same(new: &Value, old: &Value, without: &str, but: &str, judge: fn(&Value, &Value) -> bool) -> bool {
+        let (Value::Object(new), Value::Object(old)) = (new, old) else { return new == old };
+        let count = |map: &Map<String, Value>| map.len() - usize::from(map.contains_key(without));
+        count(new) == count(old)
+            && new
+                .iter()
+                .filter(|(name, _)| *name != without)
+                .all(|(name, value)| old.get(name).is_some_and(|other| if name == but { judge(value, other) } else { value == other }))
     }
-    strip(new) == strip(old)
+    fn entries(new: &Value, old: &Value) -> bool {
+        let (Value::Array(new), Value::Array(old)) = (new, old) else { return new == old };
+        new.len() == old.len() && new.iter().zip(old).all(|(new, old)| same(new, old, "time", "", |_, _| true))
+    }
+    same(new, old, "", "metadata", |new, old| same(new, old, "resourceVersion", "managedFields", entries))
 }

@@ -2,6 +2,7 @@
 
 pub mod body;
 mod client;
+mod gathered;
 mod handler;
 mod health;
 mod inflight;
@@ -33,7 +34,7 @@ use crate::gate::authentication::service_account::ServiceAccountTokens;
 use crate::gate::{Authenticator, Authorizer, Decision, forbidden, impersonation};
 use crate::metrics::ServerMetrics;
 use crate::request::{RequestInfo, RequestUser, User};
-use crate::rest::path;
+use crate::rest::{names, path};
 use crate::stream::PodStreams;
 
 pub use body::Body;
@@ -161,7 +162,7 @@ impl ApiServerService {
         if response.status() == StatusCode::TOO_MANY_REQUESTS && !response.headers().contains_key(header::RETRY_AFTER) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
         }
-        let audit_id = audit_id.or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).ok());
+        let audit_id = audit_id.or_else(|| HeaderValue::from_str(&names::uid()).ok());
         if let Some(id) = audit_id {
             response.headers_mut().insert("audit-id", id);
         }
@@ -205,6 +206,8 @@ impl Inner {
             })
         };
         tokio::select! {
+            // Most work is done before a timer is needed.
+            biased;
             done = work => done,
             () = self.parts.clock.sleep(REQUEST_TIMEOUT) => {
                 Err(simple(504, "Timeout", "Timeout: request did not complete within the allotted timeout"))

@@ -1,7 +1,9 @@
 //! The service behind TLS on a port.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::Request;
@@ -13,13 +15,16 @@ use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 use tower::Service;
+use wharf_core::clock::Clock;
 use wharf_core::runtime::BoxError;
 
+use super::gathered::Gathered;
 use super::{ApiServerService, Connection};
 use crate::gate::PeerCertificates;
 use crate::pki::{Identity, PkiError};
@@ -140,7 +145,7 @@ impl ApiServerService {
             () = clock.sleep(HANDSHAKE_TIMEOUT) => return,
         };
         let peer = stream.get_ref().1.peer_certificates().filter(|chain| !chain.is_empty());
-        let peer = peer.map(|chain| PeerCertificates(chain.iter().map(|c| c.clone().into_owned()).collect()));
+        let peer = peer.map(|chain| PeerCertificates::new(chain.iter().map(|c| c.clone().into_owned())));
         let connection = Connection::default();
         let service = service_fn({
             let (server, connection) = (self.clone(), connection.clone());
@@ -163,19 +168,44 @@ impl ApiServerService {
             .max_header_list_size(MAX_HEAD)
             .keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE);
-        let mut serving = Box::pin(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+        let gathered = Gathered::new(stream);
+        let mut serving = Box::pin(builder.serve_connection_with_upgrades(TokioIo::new(gathered.clone()), service));
         tokio::select! {
-            ended = serving.as_mut() => return log_end(ended),
+            ended = in_turns(serving.as_mut(), &gathered, &**clock) => return log_end(ended),
             () = connection.drop.cancelled() => {}
             () = self.parts().stop.cancelled() => {}
         }
         // Says goodbye; what is in flight may finish, but not for ever.
         serving.as_mut().graceful_shutdown();
         tokio::select! {
-            ended = serving => log_end(ended),
+            ended = in_turns(serving.as_mut(), &gathered, &**clock) => log_end(ended),
             () = clock.sleep(DRAIN) => {}
         }
     }
+}
+
+/// Runs a connection to its end, and sends what it has written whenever it waits.
+async fn in_turns<S, F>(mut serving: Pin<&mut F>, gathered: &Gathered<S>, clock: &dyn Clock) -> Result<(), BoxError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    F: Future<Output = Result<(), BoxError>>,
+{
+    let ended = std::future::poll_fn(|cx| match serving.as_mut().poll(cx) {
+        Poll::Ready(ended) => Poll::Ready(ended),
+        Poll::Pending => match gathered.end_turn(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
+            _ => Poll::Pending,
+        },
+    })
+    .await;
+    gathered.end_turns();
+    if ended.is_ok() {
+        tokio::select! {
+            sent = std::future::poll_fn(|cx| gathered.end_turn(cx)) => sent?,
+            () = clock.sleep(DRAIN) => {}
+        }
+    }
+    ended
 }
 
 fn log_end(ended: Result<(), BoxError>) {

@@ -28,7 +28,12 @@ pub fn user_of(der: &[u8]) -> Result<User, AuthError> {
 #[async_trait]
 impl Authenticator for ClientCertificates {
     async fn authenticate(&self, request: &Parts) -> Result<Option<User>, AuthError> {
-        let Some(leaf) = request.extensions.get::<PeerCertificates>().and_then(|chain| chain.0.first()) else { return Ok(None) };
-        user_of(leaf).map(Some)
+        let Some(peer) = request.extensions.get::<PeerCertificates>() else { return Ok(None) };
+        if let Some(known) = peer.user.get() {
+            return Ok(Some(known.clone()));
+        }
+        let Some(leaf) = peer.chain.first() else { return Ok(None) };
+        let user = user_of(leaf)?;
+        Ok(Some(peer.user.get_or_init(|| user).clone()))
     }
 }

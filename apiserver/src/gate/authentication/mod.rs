@@ -7,7 +7,7 @@ pub mod static_token;
 pub mod union;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use http::request::Parts;
@@ -31,7 +31,22 @@ pub const MAX_TOKEN: usize = 16 << 10;
 /// The certificates of the TLS client, leaf first, already verified against the cluster's CA. An extension
 /// of the request, set by the TLS listener alone.
 #[derive(Debug, Clone)]
-pub struct PeerCertificates(pub Arc<[CertificateDer<'static>]>);
+pub struct PeerCertificates {
+    chain: Arc<[CertificateDer<'static>]>,
+    /// Whom the leaf names: read once a connection, not once a request.
+    user: Arc<OnceLock<User>>,
+}
+
+impl PeerCertificates {
+    /// A chain, leaf first.
+    pub fn new(chain: impl IntoIterator<Item = CertificateDer<'static>>) -> Self {
+        Self { chain: chain.into_iter().collect(), user: Arc::default() }
+    }
+    /// The certificates, leaf first.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+}
 
 /// Credentials that were given and are not good.
 #[derive(Debug, thiserror::Error)]

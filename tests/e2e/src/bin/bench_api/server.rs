@@ -63,6 +63,8 @@ impl Drop for Server {
 
 /// Serves until standard input ends.
 pub fn serve(folder: &Path) -> Outcome<()> {
+    // As the mini-cluster has it: without a subscriber every span asks whether some log wants it.
+    tracing_subscriber::fmt().with_max_level(tracing_subscriber::filter::LevelFilter::WARN).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let clock = SystemClock::shared();
