@@ -51,7 +51,7 @@ struct State {
 impl State {
     fn set(&mut self, object: Arc<Object>) -> Option<Arc<Object>> {
         let key = object.object_ref();
-        let owner = object.controller_of().map(|o| o.uid.clone());
+        let owner = object.controller_uid().map(str::to_owned);
         let old = self.objects.insert(key.clone(), object);
         self.unown(old.as_ref(), &key);
         if let Some(uid) = owner {
@@ -65,12 +65,12 @@ impl State {
         old
     }
     fn unown(&mut self, old: Option<&Arc<Object>>, key: &ObjectRef) {
-        if let Some(owner) = old.and_then(|o| o.controller_of())
-            && let Some(set) = self.owned.get_mut(&owner.uid)
+        if let Some(uid) = old.and_then(|o| o.controller_uid())
+            && let Some(set) = self.owned.get_mut(uid)
         {
             set.remove(key);
             if set.is_empty() {
-                self.owned.remove(&owner.uid);
+                self.owned.remove(uid);
             }
         }
     }

@@ -12,13 +12,34 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Most bytes that are gathered before they are sent.
-const MOST: usize = 64 << 10;
+const MOST: usize = 48 << 10;
 /// Writes of this size and more are not copied.
 const LARGE: usize = 16 << 10;
+
+/// Buffers that a listener keeps for its connections.
+const SPARE: usize = 16;
+
+/// Buffers for what is gathered. Memory that large costs the allocator more than the requests it is for.
+#[derive(Debug, Default)]
+pub(super) struct Spare(Mutex<Vec<Vec<u8>>>);
+
+impl Spare {
+    fn take(&self) -> Vec<u8> {
+        self.0.lock().pop().unwrap_or_else(|| Vec::with_capacity(MOST))
+    }
+    fn give_back(&self, mut buffer: Vec<u8>) {
+        let mut spare = self.0.lock();
+        if buffer.capacity() == MOST && spare.len() < SPARE {
+            buffer.clear();
+            spare.push(buffer);
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Inner<S> {
     stream: S,
+    spare: Arc<Spare>,
     out: Vec<u8>,
     sent: usize,
     /// Whether somebody calls [`Gathered::end_turn`].
@@ -34,9 +55,11 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
             }
             self.sent += written;
         }
-        // A connection that is idle holds no memory for this.
-        self.out = Vec::new();
-        self.sent = 0;
+        if self.sent > 0 {
+            // A connection that is idle holds no memory for this.
+            self.spare.give_back(std::mem::take(&mut self.out));
+            self.sent = 0;
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -58,8 +81,8 @@ impl<S> Clone for Gathered<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
     /// Gathers until [`end_turn`](Self::end_turn).
-    pub(super) fn new(stream: S) -> Self {
-        Self(Arc::new(Mutex::new(Inner { stream, out: Vec::new(), sent: 0, has_turns: true })))
+    pub(super) fn new(stream: S, spare: Arc<Spare>) -> Self {
+        Self(Arc::new(Mutex::new(Inner { stream, spare, out: Vec::new(), sent: 0, has_turns: true })))
     }
 
     /// Sends what was gathered. What does not go out yet goes when the task is woken again.
@@ -93,6 +116,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
         if total >= LARGE {
             return Pin::new(&mut inner.stream).poll_write_vectored(cx, bufs);
         }
+        if inner.out.capacity() == 0 {
+            inner.out = inner.spare.take();
+        }
         for buf in bufs {
             inner.out.extend_from_slice(buf);
         }
@@ -124,7 +150,7 @@ mod tests {
     #[tokio::test]
     async fn a_turn_goes_out_together_and_in_order() {
         let (near, mut far) = tokio::io::duplex(MOST);
-        let mut gathered = Gathered::new(near);
+        let mut gathered = Gathered::new(near, Arc::default());
         for piece in ["a", "bc", "d"] {
             gathered.write_all(piece.as_bytes()).await.unwrap();
             gathered.flush().await.unwrap();
@@ -139,7 +165,7 @@ mod tests {
     #[tokio::test]
     async fn more_than_fits_waits_and_nothing_is_lost() {
         let (near, mut far) = tokio::io::duplex(1 << 10);
-        let mut gathered = Gathered::new(near);
+        let mut gathered = Gathered::new(near, Arc::default());
         let all: Vec<u8> = (0..500_000_u32).map(|n| (n % 251) as u8).collect();
         let want = all.clone();
         let writer = tokio::spawn(async move {
@@ -162,7 +188,7 @@ mod tests {
     #[tokio::test]
     async fn without_turns_a_flush_sends() {
         let (near, mut far) = tokio::io::duplex(MOST);
-        let mut gathered = Gathered::new(near);
+        let mut gathered = Gathered::new(near, Arc::default());
         gathered.write_all(b"early").await.unwrap();
         gathered.end_turns();
         gathered.flush().await.unwrap();

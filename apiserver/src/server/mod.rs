@@ -2,6 +2,7 @@
 
 pub mod body;
 mod client;
+mod eager;
 mod gathered;
 mod handler;
 mod health;
@@ -21,7 +22,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::upgrade::OnUpgrade;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusCause, StatusDetails};
@@ -149,6 +150,9 @@ impl ApiServerService {
         let started = inner.parts.clock.monotonic();
         let (parts, request_body) = request.into_parts();
         let (info, method) = (path::parse(&parts.method, &parts.uri), parts.method.clone());
+        if parts.version == Version::HTTP_2 && !eager::is_small(&info) {
+            eager::step_aside().await;
+        }
         let audit_id = parts.headers.get("audit-id").filter(|id| id.len() <= 64).cloned();
         let served = AssertUnwindSafe(Box::pin(inner.pass(parts, &info, request_body))).catch_unwind().await;
         let mut response = match served {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
@@ -24,7 +24,8 @@ use tower::Service;
 use wharf_core::clock::Clock;
 use wharf_core::runtime::BoxError;
 
-use super::gathered::Gathered;
+use super::eager::Eager;
+use super::gathered::{Gathered, Spare};
 use super::{ApiServerService, Connection};
 use crate::gate::PeerCertificates;
 use crate::pki::{Identity, PkiError};
@@ -105,7 +106,7 @@ impl ApiServerService {
     /// When the certificates are no good.
     pub async fn serve(&self, listener: TcpListener, options: &TlsOptions) -> Result<(), ServeError> {
         let acceptor = TlsAcceptor::from(Arc::new(tls_config(options).map_err(ServeError::Tls)?));
-        let (tracker, room) = (TaskTracker::new(), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
+        let (tracker, room, spare) = (TaskTracker::new(), Arc::new(Semaphore::new(MAX_CONNECTIONS)), Arc::<Spare>::default());
         let (stop, clock) = (self.parts().stop.clone(), self.parts().clock.clone());
         let accepting = async {
             loop {
@@ -113,9 +114,9 @@ impl ApiServerService {
                 let Ok(permit) = room.clone().acquire_owned().await else { return };
                 match listener.accept().await {
                     Ok((stream, _)) => {
-                        let (server, acceptor) = (self.clone(), acceptor.clone());
+                        let (server, acceptor, spare) = (self.clone(), acceptor.clone(), spare.clone());
                         tracker.spawn(async move {
-                            server.connection(stream, acceptor).await;
+                            server.connection(stream, acceptor, spare).await;
                             drop(permit);
                         });
                     }
@@ -133,7 +134,7 @@ impl ApiServerService {
         Ok(())
     }
 
-    async fn connection(&self, stream: TcpStream, acceptor: TlsAcceptor) {
+    async fn connection(&self, stream: TcpStream, acceptor: TlsAcceptor, spare: Arc<Spare>) {
         // A delay of small writes would cost 40 ms a watch event.
         let _ = stream.set_nodelay(true);
         let clock = &self.parts().clock;
@@ -159,7 +160,7 @@ impl ApiServerService {
                 server.clone().call(request)
             }
         });
-        let mut builder = auto::Builder::new(TokioExecutor::new());
+        let mut builder = auto::Builder::new(Eager);
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
         builder
             .http2()
@@ -168,7 +169,7 @@ impl ApiServerService {
             .max_header_list_size(MAX_HEAD)
             .keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE);
-        let gathered = Gathered::new(stream);
+        let gathered = Gathered::new(stream, spare);
         let mut serving = Box::pin(builder.serve_connection_with_upgrades(TokioIo::new(gathered.clone()), service));
         tokio::select! {
             ended = in_turns(serving.as_mut(), &gathered, &**clock) => return log_end(ended),
