@@ -11,6 +11,7 @@ use wharf_core::metrics::Metrics;
 use wharf_core::node::NodeConnector;
 use wharf_core::store::{Fence, SharedStore};
 
+use crate::crd::Definitions;
 use crate::gate::admission::default_plugins;
 use crate::gate::authentication::service_account::DEFAULT_ISSUER;
 use crate::gate::authentication::{self, Anonymous, ClientCertificates, ServiceAccountTokens, StaticTokens, TokenKey};
@@ -130,6 +131,7 @@ impl ApiServerBuilder {
         let reviews = Arc::new(GateReviews::new(layers.clone(), tokens.clone()));
         let registry = Arc::new(Registry::new(self.table, caches, clock.clone(), AdmissionChain::new(plugins), Some(reviews), self.ranges));
         registry.bootstrap().await?;
+        Definitions::start(registry.clone(), stop.clone()).await?;
         tokio::spawn(registry.clone().expire(stop.clone()));
         let internal: SharedApi = Arc::new(LocalApi::new(registry.clone(), Arc::new(Masters), User::master("system:apiserver")));
         late.bind(internal.clone());

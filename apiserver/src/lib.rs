@@ -1,6 +1,7 @@
 //! The Kubernetes API over any `ObjectStore`, as a `tower::Service`: in process or behind TLS.
 
 mod builder;
+pub(crate) mod crd;
 mod defaults;
 pub mod discovery;
 pub mod gate;

@@ -1,1 +1,5 @@
 //! CEL as Kubernetes speaks it.
+
+mod rule;
+
+pub use self::rule::Rule;

@@ -49,6 +49,8 @@ pub enum DeleteRule {
     Graceful,
     /// Namespaces: `spec.finalizers` hold it too.
     Namespace,
+    /// Definitions of custom resources: held until their objects are gone.
+    Definition,
 }
 
 /// One resource.
@@ -277,6 +279,7 @@ impl ResourceTable {
         for row in builtin::rows() {
             table.add(row);
         }
+        table.add(crate::crd::row());
         table
     }
 

@@ -165,6 +165,17 @@ fn grace(row: &Resource, old: &Value, options: &DeleteOptions) -> i64 {
     }
 }
 
+/// A definition stays, and says so, until the objects of its kind are gone.
+fn hold_definition(definition: &mut Value, now: &str) {
+    let finalizer = Value::from(crate::crd::FINALIZER);
+    let mut finalizers = items(definition, &["metadata", "finalizers"]).to_vec();
+    if !finalizers.contains(&finalizer) {
+        finalizers.push(finalizer);
+        object(definition, &["metadata"]).insert("finalizers".into(), finalizers.into());
+    }
+    crate::crd::set_terminating(definition, now);
+}
+
 /// An object marked for deletion. The old object, where nothing is to be changed; one that is finished can go.
 fn mark(row: &Resource, old: &Value, options: &DeleteOptions, now: Timestamp) -> Value {
     let mut new = old.clone();
@@ -204,6 +215,9 @@ fn mark(row: &Resource, old: &Value, options: &DeleteOptions, now: Timestamp) ->
     let at = now.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(now);
     meta.insert("deletionTimestamp".into(), timestamp(at).into());
     meta.insert("deletionGracePeriodSeconds".into(), seconds.into());
+    if row.delete == DeleteRule::Definition && !marked {
+        hold_definition(&mut new, &timestamp(now));
+    }
     if row.delete == DeleteRule::Namespace {
         object(&mut new, &["status"]).insert("phase".into(), json!("Terminating"));
     }

@@ -135,6 +135,13 @@ impl Registry {
     fn now(&self) -> String {
         timestamp(self.clock.now())
     }
+    /// The time, as objects carry it.
+    pub(crate) fn timestamp(&self) -> String {
+        self.now()
+    }
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
 
     fn key(row: &Resource, namespace: &str, name: &str) -> Key {
         Key::new(row.storage.clone(), if row.namespaced { namespace } else { "" }, name)

@@ -15,6 +15,7 @@ use super::read::ReadAt;
 use super::{Registry, WriteContext, Written, status, timestamp};
 use crate::patch;
 use crate::resources::Resource;
+use crate::resources::custom::ScalePaths;
 use crate::resources::value::{as_map, at, items, number, object, text};
 
 /// How a Scale is written.
@@ -28,6 +29,9 @@ pub(super) enum ScaleChange<'a> {
 
 /// The Scale of an object.
 pub(super) fn scale_of(row: &Resource, value: &Value) -> Value {
+    if let Some(paths) = row.custom.as_ref().and_then(|c| c.scale()) {
+        return custom_scale(paths, value);
+    }
     let selector = match at(value, &["spec", "selector"]) {
         // A replication controller's selector is a plain map.
         Some(Value::Object(map)) if row.kind == "ReplicationController" => {
@@ -51,6 +55,23 @@ pub(super) fn scale_of(row: &Resource, value: &Value) -> Value {
         "spec": {"replicas": number(value, &["spec", "replicas"]).unwrap_or(0)},
         "status": {"replicas": number(value, &["status", "replicas"]).unwrap_or(0), "selector": selector},
     })
+}
+
+/// The Scale of a custom resource, which says where its parts stand.
+fn custom_scale(paths: &ScalePaths, value: &Value) -> Value {
+    let find = |path: &[String]| path.iter().try_fold(value, |v, name| v.get(name));
+    let replicas = |path: &[String]| find(path).and_then(Value::as_i64).unwrap_or(0);
+    let mut meta = serde_json::Map::new();
+    for name in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(found) = at(value, &["metadata", name]) {
+            meta.insert(name.into(), found.clone());
+        }
+    }
+    let mut status = json!({"replicas": replicas(&paths.status_replicas)});
+    if let Some(selector) = paths.selector.as_deref().and_then(find).and_then(Value::as_str).filter(|s| !s.is_empty()) {
+        as_map(&mut status).insert("selector".into(), selector.into());
+    }
+    json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": meta, "spec": {"replicas": replicas(&paths.spec_replicas)}, "status": status})
 }
 
 /// A Scale as an object to serve.
@@ -96,7 +117,11 @@ impl Registry {
                 ));
             }
             let mut object_value = old.clone();
-            object(&mut object_value, &["spec"]).insert("replicas".into(), replicas.into());
+            let paths = row.custom.as_ref().and_then(|c| c.scale());
+            let path: Vec<&str> = paths.map_or_else(|| vec!["spec", "replicas"], |p| p.spec_replicas.iter().map(String::as_str).collect());
+            if let Some((last, parents)) = path.split_last() {
+                object(&mut object_value, parents).insert((*last).to_owned(), replicas.into());
+            }
             let revision = text(&new, &["metadata", "resourceVersion"]);
             if !revision.is_empty() {
                 object(&mut object_value, &["metadata"]).insert("resourceVersion".into(), revision.into());

@@ -30,7 +30,7 @@ pub(super) fn human(seconds: i64) -> String {
 }
 
 /// How long ago a time was.
-pub(super) fn since(time: &str, now: Timestamp) -> String {
+pub(crate) fn since(time: &str, now: Timestamp) -> String {
     match time.parse::<Timestamp>() {
         Ok(then) => human(now.duration_since(then).as_secs()),
         Err(_) => "<unknown>".into(),

@@ -1,6 +1,6 @@
 //! Tables, as kubectl prints them, and objects reduced to their metadata.
 
-mod age;
+pub(crate) mod age;
 mod pod;
 mod printers;
 

@@ -26,7 +26,7 @@ pub(super) fn label_1123(name: &str) -> Option<&'static str> {
     (!good).then_some(LABEL)
 }
 
-fn label_1035(name: &str) -> Option<&'static str> {
+pub(crate) fn label_1035(name: &str) -> Option<&'static str> {
     if name.len() > 63 {
         return Some("must be no more than 63 characters");
     }
@@ -34,7 +34,7 @@ fn label_1035(name: &str) -> Option<&'static str> {
 }
 
 /// What is wrong with a subdomain in the sense of RFC 1123.
-pub(super) fn subdomain(name: &str) -> Option<&'static str> {
+pub(crate) fn subdomain(name: &str) -> Option<&'static str> {
     if name.len() > 253 {
         return Some("must be no more than 253 characters");
     }

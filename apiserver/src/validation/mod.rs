@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::rest::status::cause;
 
-pub(crate) use metadata::metadata;
+pub(crate) use metadata::{label_1035, metadata, subdomain};
 pub(crate) use objects::{
     config_map, endpoint_slice, persistent_volume, persistent_volume_claim, role_binding, runtime_class, secret, service, storage_class,
 };

@@ -1,0 +1,282 @@
+//! One served version of a custom resource.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, StatusCause};
+use serde_json::{Value, json};
+use wharf_core::object::Object;
+use wharf_core::store::ResourceId;
+use wharf_structural::{FieldError, Schema};
+
+use crate::crd::jsonpath::JsonPath;
+use crate::crd::validation::to_cause;
+use crate::resources::custom::{CustomColumn, CustomKind, ScalePaths};
+use crate::resources::value::{as_map, at, items, number, text};
+use crate::resources::{Resource, StatusRule, version_priority};
+use crate::table::age;
+
+/// What can be done with objects whose definition is going.
+const TERMINATING_VERBS: &[&str] = &["delete", "deletecollection", "get", "list", "watch"];
+
+#[derive(Debug)]
+struct Version {
+    api_version: String,
+    kind: String,
+    /// What objects are stored as.
+    storage_version: String,
+    schema: Schema,
+    columns: Vec<CustomColumn>,
+    paths: Vec<JsonPath>,
+    scale: Option<ScalePaths>,
+    /// Selectable fields, as they are asked for and as members.
+    fields: Vec<(String, Vec<String>)>,
+    openapi: Value,
+}
+
+/// The rows of a definition whose names are accepted: one for each served version, the preferred first.
+pub(super) fn rows(definition: &Value) -> Vec<Resource> {
+    let versions = items(definition, &["spec", "versions"]);
+    let storage = versions.iter().find(|v| v.get("storage") == Some(&Value::Bool(true))).map_or("", |v| text(v, &["name"]));
+    // Only the webhook could tell what an object is in another version.
+    let converts = text(definition, &["spec", "conversion", "strategy"]) != "Webhook";
+    let mut rows: Vec<Resource> = versions
+        .iter()
+        .filter(|v| v.get("served") == Some(&Value::Bool(true)))
+        .filter(|v| converts || text(v, &["name"]) == storage)
+        .filter_map(|version| row(definition, version, storage))
+        .collect();
+    rows.sort_by(|a, b| version_priority(&b.version).cmp(&version_priority(&a.version)).then_with(|| a.version.cmp(&b.version)));
+    rows
+}
+
+fn row(definition: &Value, version: &Value, storage: &str) -> Option<Resource> {
+    let group = text(definition, &["spec", "group"]);
+    let name = text(version, &["name"]);
+    let names = at(definition, &["status", "acceptedNames"])?;
+    let openapi = version.pointer("/schema/openAPIV3Schema").cloned().unwrap_or_else(|| json!({"type": "object"}));
+    let schema = match Schema::compile(&openapi) {
+        Ok(schema) => schema,
+        Err(error) => {
+            tracing::warn!("{}: {error}", text(definition, &["metadata", "name"]));
+            return None;
+        }
+    };
+    let columns = columns(version);
+    let paths = columns.iter().map(|(_, path)| path.clone()).collect();
+    let scale = at(version, &["subresources", "scale"]).and_then(|scale| {
+        Some(ScalePaths {
+            spec_replicas: JsonPath::members(text(scale, &["specReplicasPath"]))?,
+            status_replicas: JsonPath::members(text(scale, &["statusReplicasPath"]))?,
+            selector: JsonPath::members(text(scale, &["labelSelectorPath"])),
+        })
+    });
+    let fields = items(version, &["selectableFields"])
+        .iter()
+        .filter_map(|field| {
+            let members = JsonPath::members(text(field, &["jsonPath"]))?;
+            Some((members.join("."), members))
+        })
+        .collect();
+    let status = at(version, &["subresources", "status"]).is_some();
+    let subresources: &'static [&'static str] = match (scale.is_some(), status) {
+        (true, true) => &["scale", "status"],
+        (true, false) => &["scale"],
+        (false, true) => &["status"],
+        (false, false) => &[],
+    };
+    let plural = text(names, &["plural"]).to_owned();
+    let kind = text(names, &["kind"]).to_owned();
+    let list = |name: &str| -> Vec<Cow<'static, str>> {
+        items(names, &[name]).iter().filter_map(Value::as_str).map(|n| Cow::Owned(n.to_owned())).collect()
+    };
+    let mut row = Resource::of::<k8s_openapi::api::core::v1::ConfigMap>(text(definition, &["spec", "scope"]) == "Namespaced");
+    row.storage = ResourceId::new(group, plural.as_str());
+    row.group = group.to_owned().into();
+    row.version = name.to_owned().into();
+    row.singular = text(names, &["singular"]).to_owned().into();
+    row.short_names = list("shortNames");
+    row.categories = list("categories");
+    row.plural = plural.into();
+    row.kind = kind.clone().into();
+    row.generation = true;
+    row.strategic = false;
+    row.status = if status { StatusRule::Split } else { StatusRule::None };
+    row.subresources = subresources;
+    if at(definition, &["metadata", "deletionTimestamp"]).is_some() {
+        row.verbs = TERMINATING_VERBS;
+    }
+    row.custom = Some(Arc::new(Version {
+        api_version: format!("{group}/{name}"),
+        kind,
+        storage_version: format!("{group}/{storage}"),
+        schema,
+        columns: columns.into_iter().map(|(column, _)| column).collect(),
+        paths,
+        scale,
+        fields,
+        openapi,
+    }));
+    Some(row)
+}
+
+fn columns(version: &Value) -> Vec<(CustomColumn, JsonPath)> {
+    let of = |column: &Value| {
+        let read = |name: &str| text(column, &[name]).to_owned();
+        let found = CustomColumn {
+            name: read("name"),
+            kind: read("type"),
+            format: read("format"),
+            description: if read("description").is_empty() {
+                format!("Custom resource definition column (in JSONPath format): {}", read("jsonPath"))
+            } else {
+                read("description")
+            },
+            priority: number(column, &["priority"]).unwrap_or(0),
+        };
+        Some((found, JsonPath::parse(text(column, &["jsonPath"]))?))
+    };
+    let own = items(version, &["additionalPrinterColumns"]);
+    if own.is_empty() {
+        return of(&json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"})).into_iter().collect();
+    }
+    own.iter().filter_map(of).collect()
+}
+
+fn along<'a>(value: &'a Value, members: &[String]) -> Option<&'a Value> {
+    members.iter().try_fold(value, |v, name| v.get(name)).filter(|v| !v.is_null())
+}
+
+impl Version {
+    /// Metadata has a type of its own, whatever the schema says.
+    fn metadata(value: &mut Value, unknown: &mut dyn FnMut(String)) -> Result<(), String> {
+        let Some(metadata) = value.get_mut("metadata") else { return Ok(()) };
+        let names: Vec<String> = metadata.as_object().map(|m| m.keys().cloned().collect()).unwrap_or_default();
+        let typed: ObjectMeta = serde_json::from_value(metadata.take()).map_err(|e| format!("metadata: {e}"))?;
+        *metadata = serde_json::to_value(typed).map_err(|e| e.to_string())?;
+        const KNOWN: &[&str] = &[
+            "annotations",
+            "creationTimestamp",
+            "deletionGracePeriodSeconds",
+            "deletionTimestamp",
+            "finalizers",
+            "generateName",
+            "generation",
+            "labels",
+            "managedFields",
+            "name",
+            "namespace",
+            "ownerReferences",
+            "resourceVersion",
+            "selfLink",
+            "uid",
+        ];
+        names.iter().filter(|n| !KNOWN.contains(&n.as_str())).for_each(|n| unknown(format!("metadata.{n}")));
+        Ok(())
+    }
+
+    fn scale_errors(&self, value: &Value) -> Vec<FieldError> {
+        let Some(scale) = &self.scale else { return Vec::new() };
+        let mut errors = Vec::new();
+        for path in [&scale.spec_replicas, &scale.status_replicas] {
+            let Some(replicas) = along(value, path).and_then(Value::as_i64) else { continue };
+            let field = format!(".{}", path.join("."));
+            if replicas < 0 {
+                errors.push(FieldError::invalid(&field, &replicas.into(), "should be a non-negative integer"));
+            } else if replicas > i64::from(i32::MAX) {
+                errors.push(FieldError::invalid(&field, &replicas.into(), &format!("should be less than or equal to {}", i32::MAX)));
+            }
+        }
+        errors
+    }
+}
+
+impl CustomKind for Version {
+    fn read(&self, mut value: Value, unknown: &mut dyn FnMut(String)) -> Result<Value, String> {
+        Self::metadata(&mut value, unknown)?;
+        self.schema.prune(&mut value, true, unknown);
+        Ok(value)
+    }
+
+    fn fill(&self, value: &mut Value) {
+        self.schema.fill(value);
+    }
+
+    fn validate(&self, _: &str, new: &Value, old: Option<&Value>, causes: &mut Vec<StatusCause>) {
+        let mut errors = self.schema.validate(new);
+        if let Some(old) = old {
+            errors.retain(|error| !self.schema.is_ratcheted(error, new, old));
+        }
+        errors.extend(self.scale_errors(new));
+        // What was there twice before may stay so.
+        if old.is_none_or(|old| self.schema.check_keyed_lists(old).is_empty()) {
+            errors.extend(self.schema.check_keyed_lists(new));
+        }
+        causes.extend(errors.into_iter().map(to_cause));
+    }
+
+    fn field<'a>(&self, object: &'a Object, field: &str) -> Option<Cow<'a, str>> {
+        let (_, members) = self.fields.iter().find(|(name, _)| name == field)?;
+        let value = object.decode::<Value>().ok();
+        let found = value.as_deref().and_then(|v| along(v, members));
+        Some(Cow::Owned(match found {
+            None => String::new(),
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+        }))
+    }
+
+    fn columns(&self) -> &[CustomColumn] {
+        &self.columns
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+        let name = Value::from(text(object, &["metadata", "name"]));
+        let cell = |(column, path): (&CustomColumn, &JsonPath)| {
+            let found = path.find(object);
+            let Some(first) = found.first() else { return Value::Null };
+            match (column.kind.as_str(), first) {
+                (_, Value::Null) => Value::Null,
+                ("integer", Value::Number(n)) => n.as_i64().or_else(|| n.as_f64().map(|f| f as i64)).map_or(Value::Null, Value::from),
+                ("number", Value::Number(_)) | ("boolean", Value::Bool(_)) => (*first).clone(),
+                ("integer" | "number" | "boolean", _) => Value::Null,
+                ("date", Value::String(time)) => age::since(time, now).into(),
+                ("date", _) => Value::Null,
+                _ => {
+                    let texts: Vec<String> = found.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect();
+                    texts.join(" ").into()
+                }
+            }
+        };
+        std::iter::once(name).chain(self.columns.iter().zip(&self.paths).map(cell)).collect()
+    }
+
+    fn scale(&self) -> Option<&ScalePaths> {
+        self.scale.as_ref()
+    }
+
+    fn is_served_as_stored(&self, stored: &[u8]) -> bool {
+        // What is stored begins with its version, members being sorted.
+        let head = format!("{{\"apiVersion\":\"{}\",", self.api_version);
+        !self.schema.has_defaults() && stored.starts_with(head.as_bytes())
+    }
+
+    fn serve(&self, mut stored: Value) -> Value {
+        as_map(&mut stored).insert("apiVersion".into(), self.api_version.as_str().into());
+        self.schema.prune(&mut stored, true, &mut |_| {});
+        self.schema.fill(&mut stored);
+        stored
+    }
+
+    fn store(&self, mut served: Value) -> Value {
+        let map = as_map(&mut served);
+        map.insert("apiVersion".into(), self.storage_version.as_str().into());
+        map.insert("kind".into(), self.kind.as_str().into());
+        served
+    }
+
+    fn schema(&self) -> &Value {
+        &self.openapi
+    }
+}

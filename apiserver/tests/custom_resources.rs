@@ -1,0 +1,211 @@
+//! CustomResourceDefinitions from their creation to their removal, through HTTP requests over the memory store.
+
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use wharf_apiserver::ApiServer;
+use wharf_apiserver::request::User;
+use wharf_apiserver::rest::path;
+use wharf_core::clock::{Clock, SystemClock};
+use wharf_core::store::SharedStore;
+use wharf_store_memory::MemoryStore;
+
+const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const CRD: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/crontabs.stable.example.com";
+const CRONTABS: &str = "/apis/stable.example.com/v1/namespaces/default/crontabs";
+
+struct World {
+    server: ApiServer,
+}
+
+async fn world_over(store: SharedStore) -> World {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    World { server: ApiServer::builder(store, clock).build().await.unwrap() }
+}
+
+impl World {
+    async fn send(&self, method: Method, uri: &str, content_type: &str, accept: &str, body: impl Into<Bytes>) -> (u16, Value) {
+        let request = Request::builder().method(method).uri(uri).header("content-type", content_type).header("accept", accept);
+        let request = request.body(body.into()).unwrap();
+        let info = path::parse(request.method(), request.uri());
+        let response = self.server.rest().handle(request, &info, &Arc::new(User::master("admin"))).await;
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        (parts.status.as_u16(), serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+    async fn get(&self, uri: &str) -> (u16, Value) {
+        self.send(Method::GET, uri, "", "application/json", "").await
+    }
+    async fn post(&self, uri: &str, body: &Value) -> (u16, Value) {
+        self.send(Method::POST, uri, "application/json", "application/json", body.to_string()).await
+    }
+    async fn patch(&self, uri: &str, body: &Value) -> (u16, Value) {
+        self.send(Method::PATCH, uri, "application/merge-patch+json", "application/json", body.to_string()).await
+    }
+    /// Waits for what comes about by itself.
+    async fn until(&self, uri: &str, holds: impl Fn(u16, &Value) -> bool) -> Value {
+        loop {
+            let (code, value) = self.get(uri).await;
+            if holds(code, &value) {
+                return value;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+    async fn established(&self) {
+        self.until(CRD, |_, crd| condition(crd, "Established") == Some("True")).await;
+    }
+}
+
+fn condition<'a>(crd: &'a Value, kind: &str) -> Option<&'a str> {
+    crd["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == kind)?["status"].as_str()
+}
+
+fn crontab_definition() -> Value {
+    let version = |name: &str, storage: bool| {
+        json!({"name": name, "served": true, "storage": storage,
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+                "spec": {"type": "object", "required": ["cronSpec"], "properties": {
+                    "cronSpec": {"type": "string", "pattern": r"^(\d+|\*)(/\d+)?(\s+(\d+|\*)(/\d+)?){4}$"},
+                    "image": {"type": "string"},
+                    "colour": {"type": "string", "default": "red"},
+                    "replicas": {"type": "integer", "minimum": 1, "maximum": 10}}},
+                "status": {"type": "object", "properties": {"replicas": {"type": "integer"}, "labelSelector": {"type": "string"}}}}}},
+            "subresources": {"status": {}, "scale": {
+                "specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas", "labelSelectorPath": ".status.labelSelector"}},
+            "selectableFields": [{"jsonPath": ".spec.colour"}],
+            "additionalPrinterColumns": [
+                {"name": "Spec", "type": "string", "description": "The cron spec", "jsonPath": ".spec.cronSpec"},
+                {"name": "Replicas", "type": "integer", "jsonPath": ".spec.replicas"},
+                {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}]})
+    };
+    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "crontabs.stable.example.com"},
+        "spec": {"group": "stable.example.com", "scope": "Namespaced", "versions": [version("v1beta1", false), version("v1", true)],
+            "names": {"plural": "crontabs", "kind": "CronTab", "shortNames": ["ct"], "categories": ["all"]}}})
+}
+
+fn crontab(name: &str) -> Value {
+    json!({"apiVersion": "stable.example.com/v1", "kind": "CronTab", "metadata": {"name": name},
+        "spec": {"cronSpec": "* * * * */5", "image": "my-awesome-cron-image", "replicas": 3}})
+}
+
+#[tokio::test]
+async fn from_definition_to_removal() {
+    let store: SharedStore = Arc::new(MemoryStore::new());
+    let w = world_over(store.clone()).await;
+    assert_eq!(w.get(CRONTABS).await.0, 404);
+    let (code, made) = w.post(CRDS, &crontab_definition()).await;
+    assert_eq!(code, 201, "{made}");
+    assert_eq!(made["spec"]["names"]["listKind"], "CronTabList");
+    assert_eq!(made["status"]["storedVersions"], json!(["v1"]));
+    w.established().await;
+
+    // Discovery, both ways.
+    let (_, list) = w.get("/apis/stable.example.com/v1").await;
+    let names: Vec<&str> = list["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["crontabs", "crontabs/scale", "crontabs/status"]);
+    assert_eq!(list["resources"][0]["shortNames"], json!(["ct"]));
+    let (_, group) = w.get("/apis/stable.example.com").await;
+    assert_eq!((&group["preferredVersion"]["version"], group["versions"].as_array().unwrap().len()), (&json!("v1"), 2));
+
+    // An object is pruned and filled in; what is wrong is told in Kubernetes' words.
+    let mut object = crontab("a");
+    object["spec"]["unknown"] = json!(1);
+    let (code, refused) = w.post(&format!("{CRONTABS}?fieldValidation=Strict"), &object).await;
+    assert_eq!((code, refused["message"].as_str().unwrap()), (400, "strict decoding error: unknown field \"spec.unknown\""));
+    let (code, made) = w.post(CRONTABS, &object).await;
+    assert_eq!(code, 201, "{made}");
+    assert_eq!(made["spec"], json!({"cronSpec": "* * * * */5", "image": "my-awesome-cron-image", "replicas": 3, "colour": "red"}));
+    assert_eq!(made["metadata"]["generation"], 1);
+    let mut bad = crontab("b");
+    bad["spec"] = json!({"cronSpec": "* * * *", "replicas": 15});
+    let (code, refused) = w.post(CRONTABS, &bad).await;
+    assert_eq!(code, 422);
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.starts_with("CronTab.stable.example.com \"b\" is invalid: ["), "{message}");
+    assert!(message.contains("spec.replicas: Invalid value: 15: spec.replicas in body should be less than or equal to 10"), "{message}");
+    assert!(message.contains("spec.cronSpec: Invalid value: \"* * * *\": spec.cronSpec in body should match"), "{message}");
+
+    // Another version of the same object.
+    let (_, older) = w.get("/apis/stable.example.com/v1beta1/namespaces/default/crontabs/a").await;
+    assert_eq!(older["apiVersion"], "stable.example.com/v1beta1");
+
+    // Columns, selectable fields, status and scale.
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let (_, table) = w.send(Method::GET, CRONTABS, "", table, "").await;
+    let heads: Vec<&str> = table["columnDefinitions"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    assert_eq!(heads, ["Name", "Spec", "Replicas", "Age"]);
+    assert_eq!(table["rows"][0]["cells"].as_array().unwrap()[..3], [json!("a"), json!("* * * * */5"), json!(3)]);
+    let (_, red) = w.get(&format!("{CRONTABS}?fieldSelector=spec.colour%3Dred")).await;
+    let (_, blue) = w.get(&format!("{CRONTABS}?fieldSelector=spec.colour%3Dblue")).await;
+    assert_eq!((red["items"].as_array().unwrap().len(), blue["items"].as_array().unwrap().len()), (1, 0));
+    assert_eq!(w.get(&format!("{CRONTABS}?fieldSelector=spec.image%3Dx")).await.0, 400);
+    let status = json!({"status": {"replicas": 2, "labelSelector": "app=a"}, "spec": {"replicas": 9}});
+    let (code, object) = w.patch(&format!("{CRONTABS}/a/status"), &status).await;
+    assert_eq!((code, &object["spec"]["replicas"], &object["status"]["replicas"]), (200, &json!(3), &json!(2)));
+    let (_, scale) = w.get(&format!("{CRONTABS}/a/scale")).await;
+    assert_eq!((&scale["spec"]["replicas"], &scale["status"]), (&json!(3), &json!({"replicas": 2, "selector": "app=a"})));
+    let (code, scale) = w.patch(&format!("{CRONTABS}/a/scale"), &json!({"spec": {"replicas": 5}})).await;
+    assert_eq!((code, &scale["spec"]["replicas"]), (200, &json!(5)));
+    let (_, object) = w.get(&format!("{CRONTABS}/a")).await;
+    assert_eq!((&object["spec"]["replicas"], &object["metadata"]["generation"]), (&json!(5), &json!(2)));
+
+    // Another server over the same store serves it from its start.
+    let other = world_over(store).await;
+    assert_eq!(other.get(&format!("{CRONTABS}/a")).await.0, 200);
+
+    // Removal takes the objects along, on every server.
+    let (code, going) = w.send(Method::DELETE, CRD, "", "application/json", "").await;
+    assert_eq!((code, condition(&going, "Terminating")), (200, Some("True")), "{going}");
+    w.until(CRD, |code, _| code == 404).await;
+    w.until(CRONTABS, |code, _| code == 404).await;
+    other.until(CRONTABS, |code, _| code == 404).await;
+    assert_eq!(w.get("/apis/stable.example.com").await.0, 404);
+
+    // What comes back by the same name finds nothing of what was there.
+    assert_eq!(w.post(CRDS, &crontab_definition()).await.0, 201);
+    w.established().await;
+    assert_eq!(w.get(CRONTABS).await.1["items"], json!([]));
+}
+
+#[tokio::test]
+async fn definitions_that_are_refused() {
+    let w = world_over(Arc::new(MemoryStore::new())).await;
+    let mut wrong = crontab_definition();
+    wrong["metadata"]["name"] = json!("other.stable.example.com");
+    wrong["spec"]["versions"][0]["storage"] = json!(true);
+    wrong["spec"]["versions"][1]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["image"] = json!({});
+    let (code, refused) = w.post(CRDS, &wrong).await;
+    assert_eq!(code, 422, "{refused}");
+    let message = refused["message"].as_str().unwrap();
+    for part in [
+        "CustomResourceDefinition.apiextensions.k8s.io \"other.stable.example.com\" is invalid: [",
+        "metadata.name: Invalid value: \"other.stable.example.com\": must be spec.names.plural+\".\"+spec.group",
+        "must have exactly one version marked as storage version",
+        "spec.versions[1].schema.openAPIV3Schema.properties[spec].properties[image].type: Required value: must not be empty for specified object fields",
+    ] {
+        assert!(message.contains(part), "{part} is not in {message}");
+    }
+    assert_eq!(w.post(CRDS, &crontab_definition()).await.0, 201);
+    w.established().await;
+    let (code, refused) = w.patch(CRD, &json!({"spec": {"scope": "Cluster"}})).await;
+    assert_eq!(code, 422);
+    assert!(refused["message"].as_str().unwrap().contains("spec.scope: Invalid value: \"Cluster\": field is immutable"), "{refused}");
+
+    // A second one that wants the same short name is not established until the name is free.
+    let mut second = crontab_definition();
+    second["metadata"]["name"] = json!("cats.stable.example.com");
+    second["spec"]["names"] = json!({"plural": "cats", "kind": "Cat", "shortNames": ["ct"]});
+    assert_eq!(w.post(CRDS, &second).await.0, 201);
+    let cats = format!("{CRDS}/cats.stable.example.com");
+    w.until(&cats, |_, crd| condition(crd, "NamesAccepted") == Some("False")).await;
+    assert_eq!(w.get("/apis/stable.example.com/v1/cats").await.0, 404);
+    assert_eq!(w.send(Method::DELETE, CRD, "", "application/json", "").await.0, 200);
+    w.until(&cats, |_, crd| condition(crd, "Established") == Some("True")).await;
+    w.until("/apis/stable.example.com/v1/cats", |code, _| code == 200).await;
+}
