@@ -219,6 +219,20 @@ impl Resource {
     pub fn is_review(&self) -> bool {
         self.verbs == REVIEW_VERBS
     }
+    /// Whether an update need not say which version it replaces; Kubernetes' `AllowUnconditionalUpdate`.
+    pub fn allows_unconditional_update(&self) -> bool {
+        let conditional = matches!(
+            (&*self.group, &*self.plural),
+            ("", "serviceaccounts")
+                | ("coordination.k8s.io", "leases")
+                | ("discovery.k8s.io", "endpointslices")
+                | ("policy", "poddisruptionbudgets")
+                | ("apiextensions.k8s.io", "customresourcedefinitions")
+                | ("apiregistration.k8s.io", "apiservices")
+                | ("admissionregistration.k8s.io", _)
+        );
+        !conditional && self.custom.is_none()
+    }
     /// A field to select by.
     pub fn field<'a>(&self, object: &'a Object, field: &str) -> Option<Cow<'a, str>> {
         match field {

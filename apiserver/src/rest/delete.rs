@@ -23,36 +23,6 @@ const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 const DEFAULT_GRACE: i64 = 30;
 
-/// Reads `metav1.DeleteOptions`.
-///
-/// # Errors
-/// 400 for what is none.
-pub(super) fn parse_options(body: &Value) -> Result<DeleteParams, ApiError> {
-    let propagation = match text(body, &["propagationPolicy"]) {
-        "" if at(body, &["orphanDependents"]) == Some(&Value::Bool(true)) => Some(Propagation::Orphan),
-        "" => None,
-        name => Some(parse_propagation(name)?),
-    };
-    let some = |path: &[&str]| Some(text(body, path).to_owned()).filter(|t| !t.is_empty());
-    Ok(DeleteParams {
-        grace_period_seconds: number(body, &["gracePeriodSeconds"]),
-        propagation,
-        uid: some(&["preconditions", "uid"]),
-        resource_version: some(&["preconditions", "resourceVersion"]),
-    })
-}
-
-pub(super) fn parse_propagation(name: &str) -> Result<Propagation, ApiError> {
-    match name {
-        "Orphan" => Ok(Propagation::Orphan),
-        "Background" => Ok(Propagation::Background),
-        "Foreground" => Ok(Propagation::Foreground),
-        other => Err(status::bad_request(format!(
-            "propagationPolicy: Unsupported value: \"{other}\": supported values: \"Background\", \"Foreground\", \"Orphan\""
-        ))),
-    }
-}
-
 impl Registry {
     /// Deletes an object, or marks it for deletion.
     ///
@@ -136,16 +106,20 @@ impl Registry {
 }
 
 fn check_preconditions(row: &Resource, record: &Record, old: &Value, options: &DeleteOptions) -> Result<(), ApiError> {
+    // Kubernetes names the kind here, where other conflicts name the resource.
+    let refuse = |what: &str, asked: &str, found: &str, why: &str| {
+        let why = format!(
+            "the {what} in the precondition ({asked}) does not match the {what} in record ({found}). The object might have been {why}"
+        );
+        Err(status::conflict(&row.group, &row.kind, &record.key.name, &why))
+    };
     let uid = text(old, &["metadata", "uid"]);
-    let name = &record.key.name;
     if let Some(asked) = options.uid.as_deref().filter(|asked| *asked != uid) {
-        let why = format!("Precondition failed: UID in precondition: {asked}, UID in object meta: {uid}");
-        return Err(status::conflict(&row.group, &row.plural, name, &why));
+        return refuse("UID", asked, uid, "deleted and then recreated");
     }
     let revision = record.modified.to_string();
     if let Some(asked) = options.resource_version.as_deref().filter(|asked| *asked != revision) {
-        let why = format!("Precondition failed: ResourceVersion in precondition: {asked}, ResourceVersion in object meta: {revision}");
-        return Err(status::conflict(&row.group, &row.plural, name, &why));
+        return refuse("ResourceVersion", asked, &revision, "modified");
     }
     Ok(())
 }

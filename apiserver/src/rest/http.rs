@@ -10,17 +10,18 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use serde_json::{Value, json};
-use wharf_core::api::{ApiError, DeleteParams, PatchKind};
+use wharf_core::api::{ApiError, PatchKind};
 use wharf_core::object::Object;
 use wharf_core::runtime::BoxError;
 
-use super::delete::{parse_options, parse_propagation};
+use super::body::{self, read_object};
+use super::encoding::Encoding;
 use super::frames::{self, Frames};
-use super::path::query_pairs;
-use super::read::{ListAnswer, ListRequest, ReadAt, Watch, WatchEvent, WatchRequest};
+use super::params::{self, Params, WriteKind};
+use super::read::{ListAnswer, ListRequest, Watch, WatchEvent, WatchRequest};
 use super::select::Selection;
 use super::subresources::ScaleChange;
-use super::{FieldValidation, MAX_BODY, Registry, WriteContext, Written, status};
+use super::{FieldValidation, Registry, Written, status};
 use crate::openapi;
 use crate::request::{RequestInfo, User};
 use crate::resources::value::as_map;
@@ -37,8 +38,6 @@ const LIST_CHUNK: usize = 64 << 10;
 const EVENTS_CHUNK: usize = 64;
 const JSON: &str = "application/json";
 const YAML: &str = "application/yaml";
-const PATCH_TYPES: &str =
-    "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
 
 /// What an answer is to look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,30 +46,6 @@ enum Form {
     Yaml,
     Table,
     Metadata,
-}
-
-/// The parameters of a query.
-#[derive(Debug)]
-struct Params(Vec<(String, String)>);
-
-impl Params {
-    fn get(&self, name: &str) -> &str {
-        self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str()).unwrap_or_default()
-    }
-    fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|(n, _)| n == name)
-    }
-    fn flag(&self, name: &str) -> bool {
-        self.has(name) && !matches!(self.get(name), "false" | "0" | "False" | "f")
-    }
-    fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
-        match self.get(name) {
-            "" => Ok(None),
-            text => {
-                text.parse().map(Some).map_err(|_| status::bad_request(format!("strconv.ParseInt: parsing \"{text}\": invalid syntax")))
-            }
-        }
-    }
 }
 
 /// Reads an Accept header. Protobuf is never chosen: every client that sends it takes JSON too.
@@ -100,6 +75,17 @@ fn negotiate(accept: &str) -> Result<Form, ApiError> {
 pub struct RestService {
     registry: Arc<Registry>,
     frames: Arc<Frames>,
+}
+
+/// What a body says twice: a refusal, warnings, or nothing.
+fn told(validation: FieldValidation, duplicates: Vec<String>) -> Result<Vec<String>, ApiError> {
+    match validation {
+        FieldValidation::Strict if !duplicates.is_empty() => {
+            Err(status::bad_request(format!("strict decoding error: {}", duplicates.join(", "))))
+        }
+        FieldValidation::Ignore => Ok(Vec::new()),
+        _ => Ok(duplicates),
+    }
 }
 
 fn success(row: &Resource, object: &Object) -> Value {
@@ -158,7 +144,7 @@ impl RestService {
     /// Carries a request out, which has been authenticated and authorized.
     pub async fn handle(&self, request: Request<Bytes>, info: &RequestInfo, user: &Arc<User>) -> Response<Body> {
         let answer = if info.is_resource { Box::pin(self.resource(&request, info, user)).await } else { self.other(&request, info) };
-        answer.unwrap_or_else(error_response)
+        Encoding::of(&request, info).apply(answer.unwrap_or_else(error_response)).await
     }
 
     fn other(&self, request: &Request<Bytes>, info: &RequestInfo) -> Result<Response<Body>, ApiError> {
@@ -181,7 +167,7 @@ impl RestService {
 
     async fn resource(&self, request: &Request<Bytes>, info: &RequestInfo, user: &Arc<User>) -> Result<Response<Body>, ApiError> {
         let row = &self.registry.row(&info.group, &info.version, &info.resource).ok_or_else(status::no_such_path)?;
-        let params = Params(query_pairs(request.uri()));
+        let params = Params::of(request.uri());
         let form = negotiate(accept(request))?;
         if row.namespaced && info.namespace.is_empty() && !matches!(info.verb.as_str(), "list" | "watch") {
             return Err(status::no_such_path());
@@ -200,7 +186,7 @@ impl RestService {
         let name = if by_name { info.name.as_str() } else { "" };
         match info.verb.as_str() {
             "get" => {
-                let at = ReadAt::parse(params.get("resourceVersion"), "")?;
+                let at = params::get_at(&params)?;
                 let object = match info.subresource.as_str() {
                     "" | "status" | "approval" => self.registry.get(row, namespace, name, at).await?,
                     "scale" => self.registry.get_scale(row, namespace, name).await?,
@@ -209,44 +195,44 @@ impl RestService {
                 self.one(row, form, &params, StatusCode::OK, &object)
             }
             "list" => {
-                let request = ListRequest {
-                    selection: selection(row, info, &params)?,
-                    at: ReadAt::parse(params.get("resourceVersion"), params.get("resourceVersionMatch"))?,
-                    limit: params.number("limit")?.filter(|n| *n > 0).map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
-                    continue_token: params.get("continue").to_owned(),
-                };
+                let params::ListOptions { at, limit, continue_token } = params::list(&params)?;
+                let request = ListRequest { selection: selection(row, info, &params)?, at, limit, continue_token };
                 let answer = self.registry.list(row, &request).await?;
                 self.many(row, form, &params, answer)
             }
             "watch" => self.watch(row, form, info, &params).await,
             "create" => self.create(request, row, form, info, namespace, name, &params, user).await,
             "update" => {
-                let ctx = context(user, request, &params)?;
-                let body = read_object(request)?;
+                let ctx = params::write(user, request, &params, WriteKind::Update)?;
+                let read = read_object(request, &row.kind)?;
+                let (body, warnings) = (read.value, told(ctx.validation, read.duplicates)?);
                 let written = match info.subresource.as_str() {
                     "scale" => self.registry.write_scale(&ctx, row, namespace, name, ScaleChange::Replace(body)).await?,
                     sub @ ("" | "status" | "finalize" | "approval") => self.registry.update(&ctx, row, sub, namespace, name, body).await?,
                     _ => return Err(status::method_not_supported()),
                 };
-                self.written(row, form, &params, written)
+                self.written(row, form, &params, written.warned(warnings))
             }
             "patch" => {
-                let mut ctx = context(user, request, &params)?;
-                let kind = patch_kind(request, &params)?;
-                if matches!(kind, PatchKind::Apply { .. }) {
-                    params.get("fieldManager").clone_into(&mut ctx.field_manager);
-                }
+                let kind = params::patch_kind(request, &params)?;
+                let apply = matches!(kind, PatchKind::Apply { .. });
+                let ctx = params::write(user, request, &params, WriteKind::Patch { apply })?;
                 let body = request.body();
+                let mut warnings = Vec::new();
+                if apply || (ctx.validation != FieldValidation::Ignore && kind != PatchKind::Json) {
+                    warnings = told(ctx.validation, body::duplicates_of(body, apply)?)?;
+                }
                 let written = match info.subresource.as_str() {
                     "scale" => self.registry.write_scale(&ctx, row, namespace, name, ScaleChange::Patch(kind, body)).await?,
                     sub @ ("" | "status" | "approval") => self.registry.patch(&ctx, row, sub, namespace, name, kind, body).await?,
                     _ => return Err(status::method_not_supported()),
                 };
-                self.written(row, form, &params, written)
+                self.written(row, form, &params, written.warned(warnings))
             }
             "delete" => {
-                let ctx = context(user, request, &params)?;
-                let options = delete_options(request, &params)?;
+                let mut ctx = params::write(user, request, &params, WriteKind::Delete)?;
+                let (options, dry_run) = params::delete(request, &params)?;
+                ctx.dry_run |= dry_run;
                 let written = self.registry.delete(&ctx, row, namespace, name, &options).await?;
                 let shows_object = !written.gone
                     || row.delete != DeleteRule::Plain
@@ -263,8 +249,10 @@ impl RestService {
                 Ok(response)
             }
             "deletecollection" => {
-                let ctx = context(user, request, &params)?;
-                let options = delete_options(request, &params)?;
+                let mut ctx = params::write(user, request, &params, WriteKind::Delete)?;
+                let (options, dry_run) = params::delete(request, &params)?;
+                ctx.dry_run |= dry_run;
+                params::list(&params)?;
                 let items = self.registry.delete_collection(&ctx, row, selection(row, info, &params)?, &options).await?;
                 let revision = self.registry.caches().applied();
                 self.many(row, form, &params, ListAnswer { items, revision, continue_token: String::new(), remaining: None })
@@ -285,8 +273,9 @@ impl RestService {
         params: &Params,
         user: &Arc<User>,
     ) -> Result<Response<Body>, ApiError> {
-        let ctx = context(user, request, params)?;
-        let body = read_object(request)?;
+        let ctx = params::write(user, request, params, WriteKind::Create)?;
+        let read = read_object(request, &row.kind)?;
+        let (body, warnings) = (read.value, told(ctx.validation, read.duplicates)?);
         let answer = |value: Value| Ok(typed(StatusCode::CREATED, JSON, value.to_string()));
         let done = || json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
         match info.subresource.as_str() {
@@ -294,7 +283,7 @@ impl RestService {
             "" if row.is_review() => answer(self.registry.review(user, row, "", namespace, "", body).await?),
             "" => {
                 let written = self.registry.create(&ctx, row, namespace, body).await?;
-                self.written(row, form, params, written)
+                self.written(row, form, params, written.warned(warnings))
             }
             "binding" => {
                 self.registry.bind(&ctx, row, namespace, name, &body).await?;
@@ -310,17 +299,13 @@ impl RestService {
     }
 
     async fn watch(&self, row: &Arc<Resource>, form: Form, info: &RequestInfo, params: &Params) -> Result<Response<Body>, ApiError> {
-        let initial_events = params.has("sendInitialEvents").then(|| params.flag("sendInitialEvents"));
-        let at = ReadAt::parse(params.get("resourceVersion"), "")?;
-        let timeout = params.number("timeoutSeconds")?.filter(|s| *s > 0).unwrap_or_else(|| rand::random_range(WATCH_SECONDS));
+        let options = params::watch(params)?;
+        let timeout = options.timeout.unwrap_or_else(|| rand::random_range(WATCH_SECONDS));
         let watch = WatchRequest {
             selection: selection(row, info, params)?,
-            after: match at {
-                ReadAt::NotOlderThan(revision) | ReadAt::Exact(revision) => Some(revision),
-                ReadAt::Newest | ReadAt::Any => None,
-            },
-            initial_events,
-            bookmarks: params.flag("allowWatchBookmarks"),
+            after: options.after,
+            initial_events: options.initial_events,
+            bookmarks: options.bookmarks,
             timeout: Some(Duration::from_secs(timeout)),
         };
         let include = Include::parse(params.get("includeObject"))?;
@@ -551,99 +536,15 @@ fn path_is_collection(info: &RequestInfo, row: &Resource) -> bool {
 fn selection(row: &Resource, info: &RequestInfo, params: &Params) -> Result<Selection, ApiError> {
     let mut fields = params.get("fieldSelector").to_owned();
     // `watch/namespaces/x/pods/name` and a watch of one object by its path.
-    if !info.name.is_empty() && !fields.contains("metadata.name") {
+    let by_path = !info.name.is_empty() && !fields.split(',').any(|term| term.starts_with("metadata.name="));
+    if by_path {
+        if fields.contains("metadata.name") {
+            return Err(status::bad_request("fieldSelector metadata.name doesn't match requested name"));
+        }
         fields = if fields.is_empty() { format!("metadata.name={}", info.name) } else { format!("{fields},metadata.name={}", info.name) };
     }
     let namespace = Some(info.namespace.as_str().into());
     Selection::parse(row, namespace, params.get("labelSelector"), &fields)
-}
-
-fn context(user: &Arc<User>, request: &Request<Bytes>, params: &Params) -> Result<WriteContext, ApiError> {
-    let dry_run = match params.get("dryRun") {
-        "" => false,
-        "All" => true,
-        other => {
-            let message = format!("Unsupported value: \"{other}\": supported values: \"All\"");
-            return Err(status::invalid(
-                "meta.k8s.io",
-                "CreateOptions",
-                "",
-                vec![status::cause("FieldValueNotSupported", message, "dryRun")],
-            ));
-        }
-    };
-    let validation = match params.get("fieldValidation") {
-        "" | "Warn" => FieldValidation::Warn,
-        "Ignore" => FieldValidation::Ignore,
-        "Strict" => FieldValidation::Strict,
-        other => {
-            let message = format!("Unsupported value: \"{other}\": supported values: \"Ignore\", \"Warn\", \"Strict\"");
-            return Err(status::invalid(
-                "meta.k8s.io",
-                "CreateOptions",
-                "",
-                vec![status::cause("FieldValueNotSupported", message, "fieldValidation")],
-            ));
-        }
-    };
-    let field_manager = match params.get("fieldManager") {
-        "" => {
-            let agent = request.headers().get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-            agent.split('/').next().unwrap_or_default().to_owned()
-        }
-        name => name.to_owned(),
-    };
-    Ok(WriteContext { user: user.clone(), dry_run, field_manager, validation, fence: None })
-}
-
-fn content_type(request: &Request<Bytes>) -> String {
-    let found = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    found.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
-}
-
-fn read_object(request: &Request<Bytes>) -> Result<Value, ApiError> {
-    let body = request.body();
-    if body.len() > MAX_BODY {
-        return Err(status::too_large(MAX_BODY));
-    }
-    let value: Value = match content_type(request).as_str() {
-        "" | "application/json" | "*/*" | "text/json" => {
-            serde_json::from_slice(body).map_err(|e| status::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?
-        }
-        "application/yaml" | "application/x-yaml" | "text/yaml" => {
-            serde_yaml_ng::from_slice(body).map_err(|e| status::bad_request(format!("error converting YAML to JSON: {e}")))?
-        }
-        _ => return Err(status::unsupported_media_type("application/json, application/yaml")),
-    };
-    if value.is_object() {
-        Ok(value)
-    } else {
-        Err(status::bad_request("couldn't get version/kind; json parse error: a JSON object is expected"))
-    }
-}
-
-fn patch_kind(request: &Request<Bytes>, params: &Params) -> Result<PatchKind, ApiError> {
-    if request.body().len() > MAX_BODY {
-        return Err(status::too_large(MAX_BODY));
-    }
-    match content_type(request).as_str() {
-        "application/json-patch+json" => Ok(PatchKind::Json),
-        "application/merge-patch+json" => Ok(PatchKind::Merge),
-        "application/strategic-merge-patch+json" => Ok(PatchKind::Strategic),
-        "application/apply-patch+yaml" => Ok(PatchKind::Apply { force: params.flag("force") }),
-        _ => Err(status::unsupported_media_type(PATCH_TYPES)),
-    }
-}
-
-fn delete_options(request: &Request<Bytes>, params: &Params) -> Result<DeleteParams, ApiError> {
-    let mut options = if request.body().is_empty() { DeleteParams::default() } else { parse_options(&read_object(request)?)? };
-    if let Some(seconds) = params.number("gracePeriodSeconds")? {
-        options.grace_period_seconds = Some(i64::try_from(seconds).unwrap_or(i64::MAX));
-    }
-    if !params.get("propagationPolicy").is_empty() {
-        options.propagation = Some(parse_propagation(params.get("propagationPolicy"))?);
-    }
-    Ok(options)
 }
 
 #[cfg(test)]

@@ -1,13 +1,17 @@
 //! Kubernetes' REST storage over any store: the verbs, and their way through HTTP.
 
 pub mod admission;
+mod body;
 mod bootstrap;
 mod commit;
+mod continuation;
 mod delete;
+mod encoding;
 mod expire;
 mod frames;
 mod http;
 pub(crate) mod names;
+mod params;
 pub mod path;
 pub mod read;
 pub mod select;
@@ -85,6 +89,15 @@ pub struct Written {
     pub created: bool,
     /// Whether it is gone.
     pub gone: bool,
+}
+
+impl Written {
+    /// With warnings that come before its own.
+    fn warned(mut self, mut warnings: Vec<String>) -> Self {
+        warnings.append(&mut self.warnings);
+        self.warnings = warnings;
+        self
+    }
 }
 
 /// The verbs on objects. What calls it has authorized the request.

@@ -4,16 +4,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use serde::{Deserialize, Serialize};
 use wharf_core::api::ApiError;
 use wharf_core::cache::{Page, Watcher};
 use wharf_core::object::{Object, splice_revision};
 use wharf_core::store::{Key, ListOptions, Revision, Scope, StoreError};
 
+use super::continuation::Continuation;
 use super::select::Selection;
 use super::{Registry, present, status};
 use crate::resources::Resource;
@@ -35,34 +33,6 @@ pub enum ReadAt {
     NotOlderThan(Revision),
     /// Exactly this revision.
     Exact(Revision),
-}
-
-impl ReadAt {
-    /// Reads `resourceVersion` and `resourceVersionMatch`.
-    ///
-    /// # Errors
-    /// 400 for a revision that is no number, or an unknown match.
-    pub fn parse(revision: &str, matching: &str) -> Result<Self, ApiError> {
-        let number = match revision {
-            "" => {
-                return if matching.is_empty() {
-                    Ok(Self::Newest)
-                } else {
-                    Err(status::bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided"))
-                };
-            }
-            text => text
-                .parse::<u64>()
-                .map_err(|_| status::bad_request(format!("Invalid value: \"{text}\": must be a non-negative integer")))?,
-        };
-        match (number, matching) {
-            (0, "Exact") => Err(status::bad_request("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"")),
-            (0, _) => Ok(Self::Any),
-            (n, "Exact") => Ok(Self::Exact(Revision(n))),
-            (n, "" | "NotOlderThan") => Ok(Self::NotOlderThan(Revision(n))),
-            (_, other) => Err(status::bad_request(format!("resourceVersionMatch: Unsupported value: \"{other}\""))),
-        }
-    }
 }
 
 /// What to list.
@@ -91,28 +61,8 @@ pub struct ListAnswer {
     pub remaining: Option<usize>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Token {
-    v: String,
-    rv: u64,
-    namespace: String,
-    name: String,
-}
-
-const TOKEN_VERSION: &str = "meta.k8s.io/v1";
-
 fn token(revision: Revision, last: &Key) -> String {
-    let token = Token { v: TOKEN_VERSION.into(), rv: revision.0, namespace: last.namespace.to_string(), name: last.name.to_string() };
-    URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
-}
-
-fn parse_token(text: &str) -> Result<Token, ApiError> {
-    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| status::bad_request("continue key is not valid: illegal base64 data"))?;
-    let token: Token = serde_json::from_slice(&bytes).map_err(|_| status::bad_request("continue key is not valid"))?;
-    if token.v != TOKEN_VERSION {
-        return Err(status::bad_request("continue key is not valid: server does not recognize this encoded version"));
-    }
-    Ok(token)
+    Continuation { revision: Some(revision), after: last.clone() }.encode()
 }
 
 /// What to watch.
@@ -213,10 +163,13 @@ impl Registry {
     /// 410 when a page is asked for of a state that is forgotten; 400 for a bad token.
     pub async fn list(&self, row: &Resource, request: &ListRequest) -> Result<ListAnswer, ApiError> {
         let selection = &request.selection;
+        let mut after = None;
         if !request.continue_token.is_empty() {
-            let token = parse_token(&request.continue_token)?;
-            let after = Key::new(row.storage.clone(), token.namespace, token.name);
-            return self.list_past(row, selection, Revision(token.rv), Some(after), request.limit).await;
+            let found = Continuation::decode(&request.continue_token, row, selection.namespace.as_deref())?;
+            if let Some(revision) = found.revision {
+                return self.list_past(row, selection, revision, Some(found.after), request.limit).await;
+            }
+            after = Some(found.after);
         }
         let page = self.page(row, selection.namespace.as_deref(), request.at).await?;
         if let ReadAt::Exact(revision) = request.at
@@ -232,6 +185,9 @@ impl Registry {
         let mut more = false;
         for object in page.items {
             seen += 1;
+            if after.as_ref().is_some_and(|last| (&object.key().namespace, &object.key().name) <= (&last.namespace, &last.name)) {
+                continue;
+            }
             if selection.matches(row, &object) {
                 if items.len() == limit {
                     more = true;
@@ -263,11 +219,14 @@ impl Registry {
         let mut items: Vec<Arc<Object>> = Vec::new();
         loop {
             let options = ListOptions { limit: Some(STORE_PAGE), after: after.clone(), at: Some(revision) };
-            let listing = self.caches.store().list(&scope, &options).await.map_err(|error| match error {
-                StoreError::Expired { .. } | StoreError::Unsupported { .. } => status::expired(
-                    "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.",
-                ),
-                other => status::of_store(other),
+            let listing = self.caches.store().list(&scope, &options).await.map_err(|error| match (error, &after) {
+                (StoreError::Expired { .. } | StoreError::Unsupported { .. }, None) => {
+                    status::expired("The resourceVersion for the provided list is too old.")
+                }
+                (StoreError::Expired { .. } | StoreError::Unsupported { .. }, Some(after)) => {
+                    status::page_expired(Continuation { revision: None, after: after.clone() }.encode())
+                }
+                (other, _) => status::of_store(other),
             })?;
             for record in &listing.records {
                 let object = Arc::new(Object::from_record(record));
@@ -412,21 +371,5 @@ mod tests {
             let object = Object::from_served(key.clone(), Revision(5), json.into());
             assert_eq!(at_revision(&object, Revision(17)).bytes(), want);
         }
-    }
-
-    #[test]
-    fn tokens_round_trip_and_refuse_nonsense() {
-        let key = Key::new(ResourceId::new("", "pods"), "a", "b");
-        let back = parse_token(&token(Revision(7), &key)).unwrap();
-        assert_eq!((back.rv, back.namespace.as_str(), back.name.as_str()), (7, "a", "b"));
-        assert!(parse_token("???").is_err());
-    }
-
-    #[test]
-    fn reads_revisions() {
-        assert_eq!(ReadAt::parse("", "").unwrap(), ReadAt::Newest);
-        assert_eq!(ReadAt::parse("0", "").unwrap(), ReadAt::Any);
-        assert_eq!(ReadAt::parse("5", "Exact").unwrap(), ReadAt::Exact(Revision(5)));
-        assert!(ReadAt::parse("x", "").is_err());
     }
 }

@@ -5,11 +5,27 @@ use std::sync::Arc;
 use bytes::Bytes;
 use wharf_core::api::ApiError;
 use wharf_core::object::Object;
-use wharf_core::selector::{FieldSelector, Selector};
+use wharf_core::selector::{FieldSelector, Selector, SelectorError};
 use wharf_core::store::{Key, Revision};
 
 use super::status;
 use crate::resources::Resource;
+
+/// What Kubernetes says of a field: kinds that know fields of their own say it shorter.
+fn unsupported(row: &Resource, field: &str) -> String {
+    let knows_own = match &*row.group {
+        "" => matches!(&*row.plural, "pods" | "nodes" | "replicationcontrollers" | "events" | "namespaces" | "secrets" | "services"),
+        "apps" => row.plural == "statefulsets",
+        "certificates.k8s.io" | "events.k8s.io" => true,
+        "batch" if row.plural == "jobs" => return format!("field label \"{field}\" not supported for Job"),
+        _ => row.custom.is_some(),
+    };
+    if knows_own {
+        format!("field label not supported: {field}")
+    } else {
+        format!("\"{field}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+    }
+}
 
 /// A namespace, labels and fields.
 #[derive(Debug, Clone)]
@@ -27,17 +43,13 @@ impl Selection {
     /// 400 for what is malformed, and for a field that cannot be selected by.
     pub fn parse(row: &Resource, namespace: Option<Arc<str>>, labels: &str, fields: &str) -> Result<Self, ApiError> {
         let namespace = namespace.filter(|n| row.namespaced && !n.is_empty());
-        let label_selector = labels.parse().map_err(|e| status::bad_request(format!("unable to parse requirement: {e}")))?;
+        let label_selector = labels.parse().map_err(|e: SelectorError| status::bad_request(e.to_string()))?;
         let field_selector: FieldSelector = fields.parse().map_err(|e| status::bad_request(format!("invalid field selector: {e}")))?;
         let key = Key::new(row.storage.clone(), "", "");
         let nothing = Object::from_served(key, Revision(0), Bytes::from_static(b"{}"));
         for requirement in field_selector.requirements() {
             if row.field(&nothing, &requirement.field).is_none() {
-                let resource = format!("{}/{}, Resource={}", row.group, row.version, row.plural);
-                return Err(status::bad_request(format!(
-                    "Unable to find \"{resource}\" that match label selector \"{labels}\", field selector \"{fields}\": field label not supported: {}",
-                    requirement.field
-                )));
+                return Err(status::bad_request(unsupported(row, &requirement.field)));
             }
         }
         Ok(Self { namespace, labels: label_selector, fields: field_selector })

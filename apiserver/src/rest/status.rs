@@ -46,6 +46,14 @@ pub fn already_exists(group: &str, resource: &str, name: &str) -> ApiError {
     failure(409, "AlreadyExists", format!("{} \"{name}\" already exists", qualified(group, resource)), details(group, resource, name))
 }
 
+/// 409 for a create whose every generated name was taken.
+pub fn no_unique_name(group: &str, resource: &str, name: &str) -> ApiError {
+    let what = qualified(group, resource);
+    let message = format!("{what} \"{name}\" already exists, the server was not able to generate a unique name for the object");
+    let details = details(group, resource, name).map(|d| StatusDetails { retry_after_seconds: Some(1), ..d });
+    failure(409, "AlreadyExists", message, details)
+}
+
 /// 409 for an update.
 pub fn conflict(group: &str, resource: &str, name: &str, why: &str) -> ApiError {
     let message = format!("Operation cannot be fulfilled on {} \"{name}\": {why}", qualified(group, resource));
@@ -123,7 +131,12 @@ pub fn method_not_supported() -> ApiError {
 
 /// 406.
 pub fn not_acceptable() -> ApiError {
-    failure(406, "NotAcceptable", "only the following media types are accepted: application/json, application/yaml".into(), None)
+    failure(
+        406,
+        "NotAcceptable",
+        "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf".into(),
+        None,
+    )
 }
 
 /// 415.
@@ -140,6 +153,19 @@ pub fn too_large(limit: usize) -> ApiError {
 /// 410.
 pub fn expired(message: impl Into<String>) -> ApiError {
     failure(410, "Expired", message.into(), None)
+}
+
+/// 410 for a page of a list whose state is forgotten; the token goes on in the newest.
+pub fn page_expired(continue_token: String) -> ApiError {
+    let message = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the \
+         continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the \
+         provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first \
+         chunk was returned and now may show up in the list.";
+    let mut error = expired(message);
+    if let ApiError::Status(status) = &mut error {
+        status.metadata.continue_ = Some(continue_token);
+    }
+    error
 }
 
 /// 500.

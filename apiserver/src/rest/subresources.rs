@@ -10,7 +10,7 @@ use wharf_core::object::Object;
 use wharf_core::selector::Selector;
 use wharf_core::store::{ResourceId, Revision};
 
-use super::delete::parse_options;
+use super::params::parse_delete_options;
 use super::read::ReadAt;
 use super::{Registry, WriteContext, Written, status, timestamp};
 use crate::patch;
@@ -193,7 +193,8 @@ impl Registry {
         name: &str,
         body: &Value,
     ) -> Result<Written, ApiError> {
-        let options = at(body, &["deleteOptions"]).map(parse_options).transpose()?.unwrap_or_default();
+        let (options, dry_run) = at(body, &["deleteOptions"]).map(parse_delete_options).transpose()?.unwrap_or_default();
+        let ctx = &WriteContext { dry_run: ctx.dry_run || dry_run, ..ctx.clone() };
         let pod = self.get(row, namespace, name, ReadAt::Newest).await?;
         if let Some(budgets) = self.row("policy", "v1", "poddisruptionbudgets") {
             let cache = self.caches.of(&ResourceId::new("policy", "poddisruptionbudgets")).await.map_err(status::of_cache)?;

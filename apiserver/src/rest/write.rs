@@ -171,6 +171,9 @@ impl Registry {
                         object(value, &["metadata"]).insert("name".into(), name.as_str().into());
                     }
                 }
+                Err(StoreError::Conflict { .. }) if generated => {
+                    return Err(status::no_unique_name(&row.group, &row.plural, &key.name));
+                }
                 Err(StoreError::Conflict { .. }) => return Err(status::already_exists(&row.group, &row.plural, &key.name)),
                 Err(error) => return Err(status::of_store(error)),
             }
@@ -218,9 +221,16 @@ impl Registry {
         put_namespace(row, &mut body, namespace)?;
         let found = text(&body, &["metadata", "name"]);
         if found.is_empty() {
-            object(&mut body, &["metadata"]).insert("name".into(), name.into());
-        } else if found != name {
+            let why = format!("the name of the object ({name} based on URL) was undeterminable: name must be provided");
+            return Err(status::bad_request(why));
+        }
+        if found != name {
             return Err(status::bad_request(format!("the name of the object ({found}) does not match the name on the URL ({name})")));
+        }
+        if text(&body, &["metadata", "resourceVersion"]).is_empty() && !row.allows_unconditional_update() {
+            let why = "Invalid value: 0x0: must be specified for an update";
+            let cause = status::cause("FieldValueInvalid", why, "metadata.resourceVersion");
+            return Err(status::invalid(&row.group, &row.plural, name, vec![cause]));
         }
         self.change(ctx, row, sub, namespace, name, &|_| Ok(body.clone())).await
     }
@@ -410,8 +420,10 @@ pub(super) fn check_kind(row: &Resource, value: &mut Value) -> Result<(), ApiErr
         map.insert("kind".into(), row.kind.as_ref().into());
     } else if kind != row.kind {
         return Err(status::bad_request(format!(
-            "{kind} in version \"{}\" cannot be handled as a {}: converting ({kind}) to ({}): unknown conversion",
-            row.version, row.kind, row.kind
+            "{kind} in version \"{0}\" cannot be handled as a {1}: converting ({0}.{kind}) to ({2}.{1}): unknown conversion",
+            row.version,
+            row.kind,
+            if row.group.is_empty() { "core" } else { row.group.split('.').next().unwrap_or_default() },
         )));
     }
     let given = map.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
@@ -439,9 +451,7 @@ fn put_namespace(row: &Resource, value: &mut Value, namespace: &str) -> Result<(
     if found.is_empty() {
         meta.insert("namespace".into(), namespace.into());
     } else if found != namespace {
-        return Err(status::bad_request(format!(
-            "the namespace of the provided object does not match the namespace sent on the request ({found} != {namespace})"
-        )));
+        return Err(status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
     }
     Ok(())
 }

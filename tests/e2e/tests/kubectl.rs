@@ -95,7 +95,7 @@ async fn create_get_label_annotate_patch_replace_delete() {
     }
     assert!(plane.bad(&["get", "deploy", "nope"]).await.contains(r#"Error from server (NotFound): deployments.apps "nope" not found"#));
     assert!(plane.bad(&["get", "nonsense"]).await.contains("the server doesn't have a resource type \"nonsense\""));
-    assert!(plane.bad(&["get", "deploy", "--field-selector", "spec.x=1"]).await.contains("field label not supported: spec.x"));
+    assert!(plane.bad(&["get", "deploy", "--field-selector", "spec.x=1"]).await.contains("is not a known field selector"));
     assert!(plane.bad(&["get", "pods", "-l", "a in b"]).await.contains("unable to parse requirement"));
 
     plane.good(&["label", "deploy", "web", "tier=back", "--overwrite"]).await;
