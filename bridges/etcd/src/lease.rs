@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tonic::Status;
 use wharf_core::clock::Clock;
-use wharf_core::store::{Expect, ListOptions, MAX_OPS, Op, Revision, StoreError, Transaction};
+use wharf_core::store::{Expect, ListOptions, MAX_OPS, Op, Record, Revision, StoreError, Transaction};
 
 use crate::entry::signed;
 use crate::locks::Touches;
@@ -113,10 +113,7 @@ pub(crate) async fn load(shared: &Shared) -> Result<(), Status> {
     loop {
         let listing = shared.store.list(&shared.layout.leases(), &options).await.map_err(fault::of)?;
         for record in &listing.records {
-            let ttl = <[u8; 8]>::try_from(record.value.as_ref()).ok().map(i64::from_be_bytes);
-            let (Some(id), Some(ttl)) = (shared.layout.lease_id(&record.key), ttl.filter(|ttl| *ttl > 0)) else {
-                return Err(fault::foreign_record(&record.key.name));
-            };
+            let (id, ttl) = read(shared, record)?;
             shared.leases.set(id, ttl);
         }
         match listing.records.last() {
@@ -124,6 +121,13 @@ pub(crate) async fn load(shared: &Shared) -> Result<(), Status> {
             _ => return Ok(()),
         }
     }
+}
+
+/// The number of a lease, and its time to live in seconds.
+pub(crate) fn read(shared: &Shared, record: &Record) -> Result<(i64, i64), Status> {
+    let ttl = <[u8; 8]>::try_from(record.value.as_ref()).ok().map(i64::from_be_bytes);
+    let lease = shared.layout.lease_id(&record.key).zip(ttl.filter(|ttl| *ttl > 0));
+    lease.ok_or_else(|| fault::foreign_record(&record.key.name))
 }
 
 /// What was granted.

@@ -30,12 +30,21 @@
 //! - A value has at most [`MAX_KEY_VALUE`] bytes, whatever requests are allowed.
 //! - Compaction tells where history is gone only as far as the store keeps history: reading the past needs a store with
 //!   [`history`](wharf_core::store::StoreCapabilities::history).
-//! - Refused with `Unimplemented` and a text: users and roles, changes of members, snapshots (they are files of etcd's storage engine),
-//!   hashes, downgrades. Defragmentation succeeds and does nothing: a store sees to its own files.
+//! - A snapshot is the file of an etcd that was compacted at its revision: it has what is there then, and nothing of the time before. Hashes
+//!   are those of such an etcd, which may differ from one that has the same keys and was compacted earlier.
+//! - Defragmentation, and the size that the status tells, are up to [`Maintenance`]; without it there is nothing to do, and the size is that
+//!   of keys and values.
+//! - Refused with `Unimplemented` and a text: users and roles, changes of members, downgrades.
+//!
+//! `etcdctl` before 3.5 asks some things (status, snapshots) of an endpoint that is an URL with an `:authority` that is none, which the HTTP
+//! library refuses before the bridge sees it. Give it `--endpoints=HOST:PORT`.
 //!
 //! # Who else may write
 //! Everything is kept under one resource of the store, that only one bridge at a time is to write to. See [`EtcdBridgeBuilder::resource`].
 
+mod backend;
+mod backup;
+mod bolt;
 mod check;
 mod entry;
 mod fault;
@@ -44,6 +53,7 @@ mod index;
 mod keys;
 mod lease;
 mod locks;
+mod maintenance;
 mod range;
 mod serve;
 mod services;
@@ -56,6 +66,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::proto::PbResponseHeader;
+use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 use wharf_core::clock::Clock;
@@ -68,6 +79,7 @@ pub use crate::keys::{DEFAULT_RESOURCE, GROUP};
 use crate::lease::Leases;
 pub use crate::lease::{MAX_LEASES, MAX_TTL, MIN_TTL};
 use crate::locks::Locks;
+pub use crate::maintenance::Maintenance;
 pub use crate::serve::{BridgeTls, MAX_STREAMS, ServeError};
 pub use crate::snapshot::MAX_ANSWER_BYTES;
 pub use crate::watch::MAX_WATCHES;
@@ -84,6 +96,9 @@ pub const DEFAULT_WATCH_COMMITS: usize = 16_384;
 pub const DEFAULT_WATCH_BYTES: usize = 64 << 20;
 /// The name and number of a cluster unless the builder says otherwise: "wharf", as bytes.
 pub const DEFAULT_CLUSTER_ID: u64 = 0x77_68_61_72_66;
+
+/// Most requests at once that look at every key: snapshots and hashes.
+pub const MAX_PASSES: usize = 4;
 
 /// Why there is no bridge.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +130,7 @@ pub struct EtcdBridgeBuilder {
     client_urls: Vec<String>,
     limits: Limits,
     ring: RingBound,
+    maintenance: Option<Arc<dyn Maintenance>>,
 }
 
 impl EtcdBridgeBuilder {
@@ -160,6 +176,11 @@ impl EtcdBridgeBuilder {
         self.ring = RingBound { commits, bytes };
         self
     }
+    /// Who sees to the store's files when clients ask for it.
+    pub fn maintenance(mut self, maintenance: Arc<dyn Maintenance>) -> Self {
+        self.maintenance = Some(maintenance);
+        self
+    }
 
     /// Reads what the store has, and begins to follow it.
     ///
@@ -180,6 +201,8 @@ impl EtcdBridgeBuilder {
             cluster_id: self.cluster_id,
             name: self.name,
             limits: self.limits,
+            passes: Arc::new(Semaphore::new(MAX_PASSES)),
+            maintenance: self.maintenance,
             stopped: CancellationToken::new(),
         });
         let unreadable = |status: Status| BuildError::Unreadable { message: status.message().to_owned() };
@@ -222,6 +245,7 @@ impl EtcdBridge {
                 progress_interval: DEFAULT_PROGRESS_INTERVAL,
             },
             ring: RingBound { commits: DEFAULT_WATCH_COMMITS, bytes: DEFAULT_WATCH_BYTES },
+            maintenance: None,
         }
     }
 }
@@ -239,6 +263,9 @@ struct Shared {
     cluster_id: u64,
     name: String,
     limits: Limits,
+    /// For those who look at every key.
+    passes: Arc<Semaphore>,
+    maintenance: Option<Arc<dyn Maintenance>>,
     stopped: CancellationToken,
 }
 

@@ -111,7 +111,7 @@ impl EtcdBridge {
             .add_service(PbKvServer::new(KvService { shared: shared() }).max_decoding_message_size(message))
             .add_service(PbWatchServer::new(WatchService { shared: shared(), stopped: stopped.clone() }).max_decoding_message_size(message))
             .add_service(PbLeaseServer::new(LeaseService { shared: shared(), stopped: stopped.clone() }))
-            .add_service(PbMaintenanceServer::new(MaintenanceService { shared: shared() }))
+            .add_service(PbMaintenanceServer::new(MaintenanceService { shared: shared(), stopped: stopped.clone() }))
             .add_service(PbClusterServer::new(ClusterService { shared: shared(), client_urls }))
             .add_service(AuthService)
             .add_service(health);
