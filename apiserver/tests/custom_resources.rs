@@ -209,3 +209,54 @@ async fn definitions_that_are_refused() {
     w.until(&cats, |_, crd| condition(crd, "Established") == Some("True")).await;
     w.until("/apis/stable.example.com/v1/cats", |code, _| code == 200).await;
 }
+
+#[tokio::test]
+async fn rules_and_ratcheting() {
+    let w = world_over(Arc::new(MemoryStore::new())).await;
+    let mut definition = crontab_definition();
+    for version in 0..2 {
+        let spec = &mut definition["spec"]["versions"][version]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        spec["x-kubernetes-validations"] =
+            json!([{"rule": "!has(self.image) || self.image.startsWith('my-')", "message": "image must be mine"}]);
+        spec["properties"]["colour"]["x-kubernetes-validations"] = json!([{"rule": "self == oldSelf", "message": "colour is immutable"}]);
+    }
+    let mut malformed = definition.clone();
+    malformed["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"] =
+        json!([{"rule": "self.image =="}]);
+    let (code, refused) = w.post(CRDS, &malformed).await;
+    assert_eq!(code, 422);
+    assert!(
+        refused["message"]
+            .as_str()
+            .unwrap()
+            .contains("x-kubernetes-validations[0].rule: Invalid value: \"self.image ==\": compilation failed")
+    );
+    assert_eq!(w.post(CRDS, &definition).await.0, 201);
+    w.established().await;
+    let mut object = crontab("a");
+    object["spec"]["image"] = json!("other");
+    let (code, refused) = w.post(CRONTABS, &object).await;
+    assert_eq!(code, 422);
+    assert_eq!(refused["message"], "CronTab.stable.example.com \"a\" is invalid: spec: Invalid value: \"object\": image must be mine");
+    assert_eq!(w.post(CRONTABS, &crontab("a")).await.0, 201);
+    let (code, refused) = w.patch(&format!("{CRONTABS}/a"), &json!({"spec": {"colour": "blue"}})).await;
+    assert_eq!(code, 422);
+    assert!(refused["message"].as_str().unwrap().ends_with("spec.colour: Invalid value: \"string\": colour is immutable"), "{refused}");
+
+    // A bound that comes later does not hold up changes elsewhere.
+    let spec = &mut definition["spec"]["versions"];
+    for version in 0..2 {
+        spec[version]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["replicas"]["maximum"] = json!(2);
+    }
+    assert_eq!(w.patch(CRD, &json!({"spec": {"versions": definition["spec"]["versions"]}})).await.0, 200);
+    loop {
+        let (code, _) = w.post(&format!("{CRONTABS}?dryRun=All"), &crontab("b")).await;
+        if code == 422 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let (code, changed) = w.patch(&format!("{CRONTABS}/a"), &json!({"spec": {"image": "my-other"}})).await;
+    assert_eq!(code, 200, "{changed}");
+    assert_eq!(w.patch(&format!("{CRONTABS}/a"), &json!({"spec": {"replicas": 4}})).await.0, 422);
+}

@@ -15,6 +15,7 @@ use crate::crd::validation::to_cause;
 use crate::resources::custom::{CustomColumn, CustomKind, ScalePaths};
 use crate::resources::value::{as_map, at, items, number, text};
 use crate::resources::{Resource, StatusRule, version_priority};
+use crate::rest::status::cause;
 use crate::table::age;
 
 /// What can be done with objects whose definition is going.
@@ -213,7 +214,16 @@ impl CustomKind for Version {
         if old.is_none_or(|old| self.schema.check_keyed_lists(old).is_empty()) {
             errors.extend(self.schema.check_keyed_lists(new));
         }
+        let blocked = self.schema.has_rules() && errors.iter().any(|e| e.reason.blocks_rules());
+        let runs = self.schema.has_rules() && !blocked;
         causes.extend(errors.into_iter().map(to_cause));
+        if blocked {
+            let why =
+                "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+            causes.push(cause("FieldValueInvalid", format!("Invalid value: \"null\": {why}"), "<nil>"));
+        } else if runs {
+            causes.extend(self.schema.run_rules(new, old).errors.into_iter().map(to_cause));
+        }
     }
 
     fn field<'a>(&self, object: &'a Object, field: &str) -> Option<Cow<'a, str>> {

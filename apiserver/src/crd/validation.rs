@@ -126,7 +126,7 @@ fn versions(new: &Value, errors: &mut Errors) {
                 errors.extend(check_definition(&path, schema));
                 errors.extend(non_structural(&path, schema));
                 match Schema::compile(schema) {
-                    Ok(_) => {}
+                    Ok(compiled) => errors.extend(compiled.check_rules(&path)),
                     Err(error) => errors.push(FieldError::invalid(&path, &"".into(), &error.to_string())),
                 }
             }

@@ -28,6 +28,7 @@ mod list_type;
 mod parse;
 mod prune;
 mod ratchet;
+mod rules;
 mod schema;
 mod structural;
 mod validate;
@@ -35,6 +36,7 @@ mod validate;
 pub use self::definition::check_definition;
 pub use self::error::{FieldError, Reason};
 pub use self::parse::SchemaError;
+pub use self::rules::RuleOutcome;
 pub use self::schema::{Additional, Checks, ListType, MapType, Schema, Type};
 pub use self::structural::non_structural;
 
