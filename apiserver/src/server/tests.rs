@@ -477,8 +477,9 @@ async fn exec_over_get_needs_create() {
     assert!(matches!(&error, kube::Error::Api(status) if status.message.contains("cannot create resource \"pods/exec\"")), "{error:?}");
 }
 
-/// One request over TLS.
-async fn over_tls(address: SocketAddr, ca: &str, client: Option<Identity>, path: &str) -> Result<(u16, Value), Box<dyn std::error::Error>> {
+type TlsStream = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
+
+async fn connect_tls(address: SocketAddr, ca: &str, client: Option<Identity>) -> Result<TlsStream, Box<dyn std::error::Error>> {
     use rustls_pki_types::pem::PemObject;
     let mut roots = rustls::RootCertStore::empty();
     roots.add(rustls_pki_types::CertificateDer::from_pem_slice(ca.as_bytes())?)?;
@@ -494,7 +495,12 @@ async fn over_tls(address: SocketAddr, ca: &str, client: Option<Identity>, path:
     };
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let stream = tokio::net::TcpStream::connect(address).await?;
-    let stream = connector.connect("localhost".try_into()?, stream).await?;
+    Ok(connector.connect("localhost".try_into()?, stream).await?)
+}
+
+/// One request over TLS.
+async fn over_tls(address: SocketAddr, ca: &str, client: Option<Identity>, path: &str) -> Result<(u16, Value), Box<dyn std::error::Error>> {
+    let stream = connect_tls(address, ca, client).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let request = Request::get(path).header("host", "localhost").body(Full::<Bytes>::default())?;
@@ -524,6 +530,39 @@ async fn certificates_over_tls() {
     let foreign = Pki::generate(&SystemClock::default()).unwrap().client("jane", Some("dev")).unwrap();
     assert!(over_tls(address, ca, Some(foreign), "/version").await.is_err());
     assert!(over_tls(address, ca, Some(world.pki.serving(&[], &[]).unwrap()), "/version").await.is_err());
+    world.service.parts().stop.cancel();
+    server.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn exec_over_tls_answers_each_line_before_the_next() {
+    use futures::SinkExt;
+    use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
+    let world = world(SystemClock::shared()).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let options = TlsOptions { identity: world.pki.serving(&[], &[]).unwrap(), client_ca: world.pki.ca_certificate().to_owned() };
+    let service = world.service.clone();
+    let server = tokio::spawn(async move { service.serve(listener, &options).await });
+    let root = world.pki.client("root", Some("system:masters")).unwrap();
+    let stream = connect_tls(address, world.pki.ca_certificate(), Some(root)).await.unwrap();
+    let url = "wss://localhost/api/v1/namespaces/ns/pods/p/exec?command=cat&stdin=true&stdout=true";
+    let mut request = url.into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("v5.channel.k8s.io"));
+    let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    // After an upgrade nobody gathers: what is written must go out by its own flush.
+    for line in ["one", "two"] {
+        socket.send(Message::Binary([&[0], line.as_bytes()].concat().into())).await.unwrap();
+        let heard = loop {
+            let data = socket.next().await.unwrap().unwrap().into_data();
+            // The server may announce its streams by empty messages.
+            if data.len() > 1 {
+                break data;
+            }
+        };
+        assert_eq!(heard, [&[1], line.as_bytes()].concat());
+    }
+    drop(socket);
     world.service.parts().stop.cancel();
     server.await.unwrap().unwrap();
 }
