@@ -1,0 +1,90 @@
+//! The shapes of the built-in types.
+
+use wharf_schema::{Granularity, ListRule, PatchStrategy, Scalar, Type, builtin};
+
+use crate::shape::{Key, ListPatch, Member, PatchRule, Rule, Shape};
+
+/// A place in a built-in type; what the type does not know is deduced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Builtin {
+    of: Option<Type>,
+    strategy: PatchStrategy,
+}
+
+const UNKNOWN: Builtin = Builtin { of: None, strategy: PatchStrategy::None };
+
+impl Builtin {
+    /// The shape of a kind.
+    pub fn kind(group: &str, version: &str, kind: &str) -> Self {
+        Self { of: builtin().kind(group, version, kind), strategy: PatchStrategy::None }
+    }
+
+    pub(crate) fn of(of: Option<Type>) -> Self {
+        Self { of, strategy: PatchStrategy::None }
+    }
+
+    /// Whether Kubernetes has such a kind.
+    pub fn is_known(self) -> bool {
+        self.of.is_some()
+    }
+}
+
+impl Shape<'static> for Builtin {
+    fn rule(self) -> Rule {
+        use wharf_schema::Shape as Made;
+        let Some(of) = self.of else { return Rule::Granular };
+        match of.shape() {
+            Made::Struct | Made::Map(_) if of.granularity() == Granularity::Granular => Rule::Granular,
+            Made::List(_, ListRule::Map(_)) => Rule::Keyed,
+            Made::List(_, ListRule::Set) => Rule::Set,
+            // Kubernetes lets their members be deduced.
+            Made::Scalar(Scalar::RawExtension) => Rule::Granular,
+            _ => Rule::Atomic,
+        }
+    }
+
+    fn member(self, name: &str) -> Member<Self> {
+        use wharf_schema::Shape as Made;
+        let unknown = Member { shape: UNKNOWN, named: false, inherent: false };
+        let Some(of) = self.of else { return unknown };
+        match of.shape() {
+            Made::Struct => of.field(name).map_or(unknown, |field| {
+                let made = field.of().shape();
+                let inherent = match made {
+                    Made::Struct => !field.is_pointer(),
+                    Made::List(..) | Made::Map(_) => field.is_required(),
+                    Made::Scalar(_) => false,
+                };
+                Member { shape: Self { of: Some(field.of()), strategy: field.patch_strategy() }, named: true, inherent }
+            }),
+            Made::Map(item) => {
+                Member { shape: Self { of: Some(item), strategy: PatchStrategy::None }, named: false, inherent: false }
+            }
+            _ => unknown,
+        }
+    }
+
+    fn items(self) -> Self {
+        match self.of.map(Type::shape) {
+            Some(wharf_schema::Shape::List(item, _)) => Self { of: Some(item), strategy: PatchStrategy::None },
+            _ => UNKNOWN,
+        }
+    }
+
+    fn keys(self) -> Vec<Key<'static>> {
+        let Some(wharf_schema::Shape::List(item, ListRule::Map(keys))) = self.of.map(Type::shape) else { return Vec::new() };
+        let default = |name: &str| item.field(name).and_then(|f| f.default()).and_then(|text| serde_json::from_str(text).ok());
+        let mut keys: Vec<_> = keys.iter().map(|name| Key { name, default: default(name) }).collect();
+        keys.sort_by_key(|key| key.name);
+        keys
+    }
+
+    fn patch(self) -> PatchRule<'static> {
+        let list = match self.strategy {
+            PatchStrategy::Merge { key: Some(key) } | PatchStrategy::MergeRetainKeys { key: Some(key) } => ListPatch::Keyed(key),
+            PatchStrategy::Merge { key: None } | PatchStrategy::MergeRetainKeys { key: None } => ListPatch::Set,
+            _ => ListPatch::Replace,
+        };
+        PatchRule { list, replace: self.strategy == PatchStrategy::Replace }
+    }
+}
