@@ -85,6 +85,17 @@ impl LocalApi {
     }
 }
 
+/// What a part that names no field manager is called: as the program that does its job in Kubernetes.
+fn manager_of(user: &User) -> &'static str {
+    match user.name.as_str() {
+        "system:kube-scheduler" => "kube-scheduler",
+        "system:kube-controller-manager" => "kube-controller-manager",
+        name if name.starts_with("system:node:") => "kubelet",
+        name if name.starts_with("system:serviceaccount:kube-system:") => "kube-controller-manager",
+        _ => "wharf",
+    }
+}
+
 #[async_trait]
 impl Api for LocalApi {
     async fn get(&self, target: &Target) -> Result<Arc<Object>, ApiError> {
@@ -157,7 +168,7 @@ impl Api for LocalApi {
         };
         self.authorize(verb, row, sub, namespace, if verb == "create" && sub.is_empty() { "" } else { name }).await?;
         let mut ctx = WriteContext::new(self.user.clone());
-        ctx.field_manager = write.field_manager;
+        ctx.field_manager = if write.field_manager.is_empty() { manager_of(&self.user).into() } else { write.field_manager };
         ctx.fence.clone_from(&self.fence);
         // Boxed: these futures are large, and every caller holds them.
         Box::pin(self.registry.carry_out(&ctx, row, sub, stored_namespace, name, write.verb, parsed)).await

@@ -167,7 +167,8 @@ mod tests {
 
     #[test]
     fn paths_are_written_as_kubernetes_writes_them() {
-        let ports = json!({"f:ports": {"k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {".": {}, "f:name": {}}}, "f:set": {"v:\"x\"": {}}});
+        let ports =
+            json!({"f:ports": {"k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {".": {}, "f:name": {}}}, "f:set": {"v:\"x\"": {}}});
         assert_eq!(
             paths(&set(ports)),
             [".ports[containerPort=80,protocol=\"TCP\"]", ".ports[containerPort=80,protocol=\"TCP\"].name", ".set[=\"x\"]"]
@@ -176,7 +177,9 @@ mod tests {
 
     #[test]
     fn other_things_are_no_sets() {
-        for bad in [json!({"x": {}}), json!({"f:a": 1}), json!({"k:[]": {}}), json!({"i:x": {}}), json!([]), json!({"v:": {}}), json!({"q:a": {}})] {
+        for bad in
+            [json!({"x": {}}), json!({"f:a": 1}), json!({"k:[]": {}}), json!({"i:x": {}}), json!([]), json!({"v:": {}}), json!({"q:a": {}})]
+        {
             assert!(!is_valid(&bad), "{bad}");
         }
     }

@@ -40,8 +40,9 @@ fn lists<'a, S: Shape<'a>>(shape: S, live: Vec<Value>, wanted: &[Value]) -> Vec<
     let live_names: Vec<Option<String>> = live.iter().map(|item| names.name(item)).collect();
     let wanted_names: Vec<Option<String>> = wanted.iter().map(|item| names.name(item)).collect();
     let mut live: Vec<Option<Value>> = live.into_iter().map(Some).collect();
-    let next_shared =
-        |from: usize| wanted_names.iter().enumerate().skip(from).find(|(_, n)| n.as_ref().is_some_and(|n| ours.contains_key(n))).map(|(at, _)| at);
+    let next_shared = |from: usize| {
+        wanted_names.iter().enumerate().skip(from).find(|(_, n)| n.as_ref().is_some_and(|n| ours.contains_key(n))).map(|(at, _)| at)
+    };
     let mut shared = next_shared(0);
     let mut out = Vec::with_capacity(live.len() + wanted.len());
     let (mut l, mut r) = (0, 0);

@@ -13,6 +13,30 @@ pub struct Builtin {
 
 const UNKNOWN: Builtin = Builtin { of: None, strategy: PatchStrategy::None };
 
+/// The structs that are no pointers in Kubernetes, so that they are there as soon as what holds them is.
+const INHERENT: &[&str] = &[
+    "current",
+    "daemonEndpoints",
+    "describedObject",
+    "jobTemplate",
+    "kubeletEndpoint",
+    "lastState",
+    "loadBalancer",
+    "metadata",
+    "metric",
+    "nodeInfo",
+    "resources",
+    "scaleTargetRef",
+    "source",
+    "spec",
+    "state",
+    "status",
+    "strategy",
+    "target",
+    "template",
+    "updateStrategy",
+];
+
 impl Builtin {
     /// The shape of a kind.
     pub fn kind(group: &str, version: &str, kind: &str) -> Self {
@@ -51,15 +75,13 @@ impl Shape<'static> for Builtin {
             Made::Struct => of.field(name).map_or(unknown, |field| {
                 let made = field.of().shape();
                 let inherent = match made {
-                    Made::Struct => !field.is_pointer(),
+                    Made::Struct => INHERENT.contains(&name) && of.name() != "io.k8s.api.core.v1.ReplicationControllerSpec",
                     Made::List(..) | Made::Map(_) => field.is_required(),
                     Made::Scalar(_) => false,
                 };
                 Member { shape: Self { of: Some(field.of()), strategy: field.patch_strategy() }, named: true, inherent }
             }),
-            Made::Map(item) => {
-                Member { shape: Self { of: Some(item), strategy: PatchStrategy::None }, named: false, inherent: false }
-            }
+            Made::Map(item) => Member { shape: Self { of: Some(item), strategy: PatchStrategy::None }, named: false, inherent: false },
             _ => unknown,
         }
     }

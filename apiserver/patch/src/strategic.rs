@@ -341,10 +341,7 @@ mod tests {
     #[test]
     fn refusals_are_in_kubernetes_words() {
         let refused = |patch: Value| merge(shape("Pod"), &mut json!({}), &patch).unwrap_err().to_string();
-        assert_eq!(
-            refused(json!({"spec":{"containers":[{"image":"x"}]}})),
-            "map: map[image:x] does not contain declared merge key: name"
-        );
+        assert_eq!(refused(json!({"spec":{"containers":[{"image":"x"}]}})), "map: map[image:x] does not contain declared merge key: name");
         assert_eq!(refused(json!({"spec":{"$patch":"explode"}})), "unknown patch type: explode in map: map[$patch:explode]");
         assert_eq!(refused(json!({"spec":{"$retainKeys":["a"],"b":1}})), "invalid patch format of retainKeys");
     }

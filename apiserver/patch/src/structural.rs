@@ -63,8 +63,8 @@ impl<'a> Shape<'a> for Structural<'a> {
             let member = known.member(name);
             return Member { shape: Self(Place::Known(member.shape)), named: member.named, inherent: false };
         }
-        let embedded =
-            matches!(self.0, Place::Root(_)) || self.schema().is_some_and(|s| s.get("x-kubernetes-embedded-resource") == Some(&Value::Bool(true)));
+        let embedded = matches!(self.0, Place::Root(_))
+            || self.schema().is_some_and(|s| s.get("x-kubernetes-embedded-resource") == Some(&Value::Bool(true)));
         if embedded && name == "metadata" {
             return Member { shape: Self(Place::Known(Builtin::of(metadata()))), named: true, inherent: false };
         }

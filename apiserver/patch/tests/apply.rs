@@ -46,7 +46,10 @@ fn full() -> Value {
 fn a_create_is_recorded_as_kubernetes_records_it() {
     let object = created(full(), "kubectl-create");
     let entry = entry(&object, "kubectl-create");
-    assert_eq!((&entry["operation"], &entry["apiVersion"], &entry["fieldsType"]), (&json!("Update"), &json!("apps/v1"), &json!("FieldsV1")));
+    assert_eq!(
+        (&entry["operation"], &entry["apiVersion"], &entry["fieldsType"]),
+        (&json!("Update"), &json!("apps/v1"), &json!("FieldsV1"))
+    );
     assert_eq!(
         entry["fieldsV1"],
         json!({"f:metadata":{"f:labels":{".":{},"f:app":{}}},

@@ -1,13 +1,15 @@
 //! The kinds of patch, each applied to JSON.
 
-pub(crate) mod apply;
-mod keys;
-mod strategic;
+mod fields;
+
+pub(crate) use fields::record;
 
 use bytes::Bytes;
 use serde_json::Value;
 use wharf_core::api::{ApiError, PatchKind};
+use wharf_patch::strategic::{self, StrategicError};
 
+use self::fields::Form;
 use crate::resources::Resource;
 use crate::rest::status;
 
@@ -54,7 +56,10 @@ impl Patch {
                 let patch: json_patch::Patch =
                     serde_json::from_slice(body).map_err(|e| status::bad_request(format!("error decoding patch: {e}")))?;
                 if patch.len() > MAX_OPERATIONS {
-                    let message = format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}", patch.len());
+                    let message = format!(
+                        "Request entity too large: The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
+                        patch.len()
+                    );
                     return Err(ApiError::status(413, "RequestEntityTooLarge", message));
                 }
                 Ok(Self::Json(patch))
@@ -76,10 +81,6 @@ impl Patch {
         match self {
             Self::Merge(patch) => json_patch::merge(&mut new, patch),
             Self::Json(patch) => {
-                let refuse = |e: &dyn std::fmt::Display| {
-                    let message = format!("the server rejected our request due to an error in our request: {e}");
-                    ApiError::status(422, "Invalid", message)
-                };
                 // Copies may double an object at every step, so what they add is counted before they are made.
                 let mut size = weight(&new);
                 for operation in patch.iter() {
@@ -89,16 +90,39 @@ impl Patch {
                             return Err(status::too_large(MAX_RESULT));
                         }
                     }
-                    json_patch::patch_unsafe(&mut new, std::slice::from_ref(operation)).map_err(|e| refuse(&e))?;
+                    json_patch::patch_unsafe(&mut new, std::slice::from_ref(operation)).map_err(|_| rejected())?;
                 }
             }
-            Self::Strategic(patch) => strategic::merge(&row.kind, &mut new, patch)?,
-            Self::Apply { config, force } => apply::apply(row, &mut new, config, manager, *force, sub, now)?,
+            Self::Strategic(patch) => match fields::form(row) {
+                Form::Builtin(shape) => strategic::merge(shape, &mut new, patch),
+                Form::Custom(shape) => strategic::merge(shape, &mut new, patch),
+            }
+            .map_err(unfit)?,
+            Self::Apply { config, force } => {
+                let live = Some(old).filter(|old| old.get("metadata").is_some());
+                // Of a scale the number alone is taken, and who owns it is kept with the object.
+                new = fields::apply(row, live, config, manager, *force || sub == "scale", sub, now)?;
+            }
         }
         if !new.is_object() {
             return Err(status::bad_request("the patch does not leave an object"));
         }
         Ok(new)
+    }
+}
+
+/// A patch that does not fit, of which Kubernetes says no more.
+fn rejected() -> ApiError {
+    ApiError::status(422, "Invalid", "the server rejected our request due to an error in our request")
+}
+
+fn unfit(error: StrategicError) -> ApiError {
+    match error {
+        StrategicError::BadDocument | StrategicError::BadPrimitiveList | StrategicError::BadRetainKeys | StrategicError::BadOrder => {
+            status::bad_request(error.to_string())
+        }
+        StrategicError::ListOfLists => rejected(),
+        error => ApiError::status(500, "", error.to_string()),
     }
 }
 

@@ -69,12 +69,33 @@ pub struct WriteContext {
     pub validation: FieldValidation,
     /// Write only while this is the newest acquisition of its lease.
     pub fence: Option<Fence>,
+    /// Whether managedFields tell of it.
+    pub tracking: Tracking,
+}
+
+/// What managedFields tell of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tracking {
+    /// What it changed, under the subresource that it was sent to.
+    #[default]
+    Update,
+    /// What it changed, under `scale`.
+    Scale,
+    /// Nothing, or the write has told already.
+    Off,
 }
 
 impl WriteContext {
     /// A write of a user.
     pub fn new(user: Arc<User>) -> Self {
-        Self { user, dry_run: false, field_manager: String::new(), validation: FieldValidation::Warn, fence: None }
+        Self {
+            user,
+            dry_run: false,
+            field_manager: String::new(),
+            validation: FieldValidation::Warn,
+            fence: None,
+            tracking: Tracking::Update,
+        }
     }
 }
 

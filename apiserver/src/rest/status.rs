@@ -64,16 +64,7 @@ pub fn conflict(group: &str, resource: &str, name: &str, why: &str) -> ApiError 
 pub const MODIFIED: &str = "the object has been modified; please apply your changes to the latest version and try again";
 
 /// 409 of an apply.
-pub fn apply_conflict(causes: Vec<StatusCause>) -> ApiError {
-    let count = causes.len();
-    let list = |c: &StatusCause| format!("{}: {}", c.message.as_deref().unwrap_or_default(), c.field.as_deref().unwrap_or_default());
-    let message = match causes.as_slice() {
-        [one] => format!("Apply failed with 1 conflict: {}", list(one)),
-        many => {
-            let lines: Vec<String> = many.iter().map(|c| format!("- {}", list(c))).collect();
-            format!("Apply failed with {count} conflicts: conflicts:\n{}", lines.join("\n"))
-        }
-    };
+pub fn apply_conflict(message: String, causes: Vec<StatusCause>) -> ApiError {
     failure(409, "Conflict", message, Some(StatusDetails { causes: Some(causes), ..StatusDetails::default() }))
 }
 

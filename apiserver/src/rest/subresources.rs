@@ -12,7 +12,7 @@ use wharf_core::store::{ResourceId, Revision};
 
 use super::params::parse_delete_options;
 use super::read::ReadAt;
-use super::{Registry, WriteContext, Written, status, timestamp};
+use super::{Registry, Tracking, WriteContext, Written, status, timestamp};
 use crate::patch;
 use crate::resources::Resource;
 use crate::resources::custom::ScalePaths;
@@ -128,6 +128,7 @@ impl Registry {
             }
             Ok(object_value)
         };
+        let ctx = &WriteContext { tracking: Tracking::Scale, ..ctx.clone() };
         let written = self.change(ctx, row, "", namespace, name, &apply).await?;
         Ok(Written { object: Arc::new(scale_object(row, &written.object)?), ..written })
     }
@@ -176,6 +177,7 @@ impl Registry {
             object(&mut pod, &["status"]).insert("conditions".into(), conditions.into());
             Ok(pod)
         };
+        let ctx = &WriteContext { tracking: Tracking::Off, ..ctx.clone() };
         let mut written = self.change(ctx, row, "binding", namespace, name, &bind).await?;
         written.created = true;
         Ok(written)
@@ -215,6 +217,7 @@ impl Registry {
                 [budget] => {
                     let now = timestamp(self.clock.now());
                     let take = |old: &Value| disrupt(old, name, &now);
+                    let ctx = &WriteContext { tracking: Tracking::Off, ..ctx.clone() };
                     self.change(ctx, &budgets, "status", namespace, &budget.key().name, &take).await?;
                 }
                 _ => {

@@ -10,7 +10,8 @@ use wharf_core::store::{Expect, Key, Op, Record, ResourceId, Revision, StoreErro
 
 use super::admission::{AdmissionRequest, Operation};
 use super::{
-    FieldValidation, MAX_RETRIES, Registry, WriteContext, Written, commit, decode, encode, names, present, service_claims, services, status,
+    FieldValidation, MAX_RETRIES, Registry, Tracking, WriteContext, Written, commit, decode, encode, names, present, service_claims,
+    services, status,
 };
 use crate::patch;
 use crate::resources::value::{as_map, at, copy_member, items, object, text};
@@ -110,7 +111,7 @@ impl Registry {
                 meta.remove(*name);
             }
             meta.insert("uid".into(), names::uid().into());
-            meta.insert("creationTimestamp".into(), now.into());
+            meta.insert("creationTimestamp".into(), now.as_str().into());
             if row.generation {
                 meta.insert("generation".into(), 1.into());
             }
@@ -122,6 +123,10 @@ impl Registry {
             as_map(&mut value).remove("status");
         }
         row.fill(&mut value);
+        // As in Kubernetes, what admission adds is nobody's.
+        if ctx.tracking != Tracking::Off {
+            patch::record(row, None, &mut value, &ctx.field_manager, "", &now);
+        }
         let mut request = self.request(ctx, row, Operation::Create, "", namespace, text(&value, &["metadata", "name"]));
         let check = self.check_namespace(row, namespace, &request.name, false).await?;
         warnings.extend(self.admission.admit(&request, &mut value).await?);
@@ -273,6 +278,9 @@ impl Registry {
                 &mut Vec::new(),
             )?;
         }
+        // An apply has told of itself.
+        let tracking = if matches!(kind, PatchKind::Apply { .. }) { Tracking::Off } else { ctx.tracking };
+        let ctx = &WriteContext { tracking, ..ctx.clone() };
         for _ in 0..NAME_TRIES {
             let now = self.now();
             let change = |old: &Value| parsed.apply(row, old, &ctx.field_manager, sub, &now);
@@ -351,6 +359,11 @@ impl Registry {
         keep_system_metadata(&mut new, &old);
         keep_parts(row, sub, &mut new, &old);
         row.fill(&mut new);
+        match ctx.tracking {
+            Tracking::Off => {}
+            Tracking::Update => patch::record(row, Some(&old), &mut new, &ctx.field_manager, sub, &self.now()),
+            Tracking::Scale => patch::record(row, Some(&old), &mut new, &ctx.field_manager, "scale", &self.now()),
+        }
         let old = Arc::new(old);
         let request = self.admission_request(ctx, row, Operation::Update, sub, key, Some(old.clone()));
         warnings.extend(self.admission.admit(&request, &mut new).await?);
@@ -541,19 +554,20 @@ pub(super) fn is_finished(row: &Resource, value: &Value) -> bool {
 
 /// Whether a write would change nothing but the times in managedFields.
 fn same_but_for_times(new: &Value, old: &Value) -> bool {
-    /// Whether two objects are the same but for a member, and those that `but` judges by itself.
-    fn same(new: &Value, old: &Value, without: &str, but: &str, judge: fn(&Value, &Value) -> bool) -> bool {
+    fn same(new: &Value, old: &Value, ignored: &[&str], differ: fn(&str, &Value, &Value) -> bool) -> bool {
         let (Value::Object(new), Value::Object(old)) = (new, old) else { return new == old };
-        let count = |map: &Map<String, Value>| map.len() - usize::from(map.contains_key(without));
-        count(new) == count(old)
-            && new
-                .iter()
-                .filter(|(name, _)| *name != without)
-                .all(|(name, value)| old.get(name).is_some_and(|other| if name == but { judge(value, other) } else { value == other }))
+        let has = |map: &Map<String, Value>, name: &str| map.contains_key(name) || ignored.contains(&name);
+        new.keys().all(|name| has(old, name))
+            && old.iter().all(|(name, old)| {
+                ignored.contains(&name.as_str()) || new.get(name).is_some_and(|new| new == old || !differ(name, new, old))
+            })
     }
-    fn entries(new: &Value, old: &Value) -> bool {
-        let (Value::Array(new), Value::Array(old)) = (new, old) else { return new == old };
-        new.len() == old.len() && new.iter().zip(old).all(|(new, old)| same(new, old, "time", "", |_, _| true))
+    fn entries(_: &str, new: &Value, old: &Value) -> bool {
+        let (Value::Array(new), Value::Array(old)) = (new, old) else { return true };
+        new.len() != old.len() || !new.iter().zip(old).all(|(new, old)| same(new, old, &["time"], |_, _, _| true))
     }
-    same(new, old, "", "metadata", |new, old| same(new, old, "resourceVersion", "managedFields", entries))
+    let metadata = |name: &str, new: &Value, old: &Value| {
+        name != "metadata" || !same(new, old, &["resourceVersion"], |name, new, old| name != "managedFields" || entries(name, new, old))
+    };
+    same(new, old, &[], metadata)
 }
