@@ -57,7 +57,9 @@ fn set() -> impl Strategy<Value = Fields> {
 }
 
 fn without_managers(mut value: Value) -> Value {
-    value["metadata"].as_object_mut().unwrap().remove("managedFields");
+    if let Some(meta) = value["metadata"].as_object_mut() {
+        meta.remove("managedFields");
+    }
     value
 }
 
