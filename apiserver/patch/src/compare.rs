@@ -118,9 +118,15 @@ fn members<'a, S: Shape<'a>>(shape: S, old: Side<'_>, new: Side<'_>, out: &mut C
         if !holds(name) {
             return;
         }
+        // What is the same is not walked: most of an object in an update.
+        if let (Side::Is(old), Side::Is(new)) = (old, new)
+            && old.get(name) == new.get(name)
+        {
+            return;
+        }
         let member = shape.member(name);
         let (old, new) = (old.member(name, member.inherent), new.member(name, member.inherent));
-        out.put(|| format!("f:{name}"), place(member.shape, old, new, name == "metadata"));
+        out.put(|| ["f:", name].concat(), place(member.shape, old, new, name == "metadata"));
     };
     if let Side::Is(Value::Object(new)) = new {
         new.keys().for_each(|name| each(name));

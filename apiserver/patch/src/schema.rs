@@ -1,6 +1,6 @@
 //! The shapes of the built-in types.
 
-use wharf_schema::{Granularity, ListRule, PatchStrategy, Scalar, Type, builtin};
+use wharf_schema::{Field, Granularity, ListRule, PatchStrategy, Scalar, Type, builtin};
 
 use crate::shape::{Key, ListPatch, Member, PatchRule, Rule, Shape};
 
@@ -8,10 +8,11 @@ use crate::shape::{Key, ListPatch, Member, PatchRule, Rule, Shape};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Builtin {
     of: Option<Type>,
-    strategy: PatchStrategy,
+    /// The field that it is the type of, which says how it is patched.
+    field: Option<Field>,
 }
 
-const UNKNOWN: Builtin = Builtin { of: None, strategy: PatchStrategy::None };
+const UNKNOWN: Builtin = Builtin { of: None, field: None };
 
 /// The structs that are no pointers in Kubernetes, so that they are there as soon as what holds them is.
 const INHERENT: &[&str] = &[
@@ -40,11 +41,11 @@ const INHERENT: &[&str] = &[
 impl Builtin {
     /// The shape of a kind.
     pub fn kind(group: &str, version: &str, kind: &str) -> Self {
-        Self { of: builtin().kind(group, version, kind), strategy: PatchStrategy::None }
+        Self { of: builtin().kind(group, version, kind), field: None }
     }
 
     pub(crate) fn of(of: Option<Type>) -> Self {
-        Self { of, strategy: PatchStrategy::None }
+        Self { of, field: None }
     }
 
     /// Whether Kubernetes has such a kind.
@@ -73,22 +74,20 @@ impl Shape<'static> for Builtin {
         let Some(of) = self.of else { return unknown };
         match of.shape() {
             Made::Struct => of.field(name).map_or(unknown, |field| {
-                let made = field.of().shape();
-                let inherent = match made {
-                    Made::Struct => INHERENT.contains(&name) && of.name() != "io.k8s.api.core.v1.ReplicationControllerSpec",
-                    Made::List(..) | Made::Map(_) => field.is_required(),
-                    Made::Scalar(_) => false,
+                let inherent = match INHERENT.binary_search(&name) {
+                    Ok(_) if field.of().shape() == Made::Struct => of.name() != "io.k8s.api.core.v1.ReplicationControllerSpec",
+                    _ => field.is_required() && matches!(field.of().shape(), Made::List(..) | Made::Map(_)),
                 };
-                Member { shape: Self { of: Some(field.of()), strategy: field.patch_strategy() }, named: true, inherent }
+                Member { shape: Self { of: Some(field.of()), field: Some(field) }, named: true, inherent }
             }),
-            Made::Map(item) => Member { shape: Self { of: Some(item), strategy: PatchStrategy::None }, named: false, inherent: false },
+            Made::Map(item) => Member { shape: Self { of: Some(item), field: None }, named: false, inherent: false },
             _ => unknown,
         }
     }
 
     fn items(self) -> Self {
         match self.of.map(Type::shape) {
-            Some(wharf_schema::Shape::List(item, _)) => Self { of: Some(item), strategy: PatchStrategy::None },
+            Some(wharf_schema::Shape::List(item, _)) => Self { of: Some(item), field: None },
             _ => UNKNOWN,
         }
     }
@@ -102,11 +101,12 @@ impl Shape<'static> for Builtin {
     }
 
     fn patch(self) -> PatchRule<'static> {
-        let list = match self.strategy {
+        let strategy = self.field.map_or(PatchStrategy::None, Field::patch_strategy);
+        let list = match strategy {
             PatchStrategy::Merge { key: Some(key) } | PatchStrategy::MergeRetainKeys { key: Some(key) } => ListPatch::Keyed(key),
             PatchStrategy::Merge { key: None } | PatchStrategy::MergeRetainKeys { key: None } => ListPatch::Set,
             _ => ListPatch::Replace,
         };
-        PatchRule { list, replace: self.strategy == PatchStrategy::Replace }
+        PatchRule { list, replace: strategy == PatchStrategy::Replace }
     }
 }
