@@ -17,10 +17,13 @@
 //! ```
 
 mod docs;
+mod openapi;
 mod parse;
+pub mod protobuf;
 mod rules;
 mod table;
 
 pub use docs::Docs;
+pub use openapi::{Definitions, Dialect, REVISION};
 pub use rules::{Granularity, Keys, ListRule, PatchStrategy};
 pub use table::{Field, Kind, Scalar, Shape, Table, Type, builtin};

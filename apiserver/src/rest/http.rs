@@ -156,11 +156,8 @@ impl RestService {
         if let Some((content_type, body)) = resources.discovery().answer(&info.path, accept) {
             return Ok(typed(StatusCode::OK, content_type, body));
         }
-        if let Some((content_type, body)) = openapi::version_2(&info.path, accept) {
-            return Ok(typed(StatusCode::OK, content_type, body));
-        }
-        if let Some(body) = openapi::answer(&resources, &info.path) {
-            return Ok(typed(StatusCode::OK, JSON, body));
+        if let Some(answer) = openapi::answer(&resources, request) {
+            return answer;
         }
         Err(status::no_such_path())
     }

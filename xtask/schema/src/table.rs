@@ -123,7 +123,7 @@ fn line(of: &str, ty: &Type, name: &str, schema: &Value, wire: &Option<(String, 
     if is_required {
         line.push_str(" required");
     }
-    let is_plain = matches!(expression.as_str(), "boolean" | "int32" | "int64" | "double" | "string");
+    let is_plain = matches!(expression.as_str(), "boolean" | "int32" | "int64" | "double" | "string" | "IntOrString");
     let qualified = format!("{}.{name}", of.rsplit('.').next().unwrap_or_default());
     if is_plain && !is_required && facts::POINTERS.iter().any(|p| *p == name || *p == qualified) {
         line.push_str(" pointer");
