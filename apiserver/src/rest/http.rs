@@ -21,7 +21,7 @@ use super::params::{self, Params, WriteKind};
 use super::read::{ListAnswer, ListRequest, Watch, WatchEvent, WatchRequest};
 use super::select::Selection;
 use super::subresources::ScaleChange;
-use super::{FieldValidation, Registry, Written, status};
+use super::{FieldValidation, Registry, Written, protobuf, status};
 use crate::openapi;
 use crate::request::{RequestInfo, User};
 use crate::resources::value::as_map;
@@ -35,21 +35,22 @@ const WATCH_SECONDS: std::ops::Range<u64> = 1800..3600;
 /// About how many bytes of a list are handed over at once.
 const LIST_CHUNK: usize = 64 << 10;
 /// Most events of a watch that are sent in one piece.
-const EVENTS_CHUNK: usize = 64;
+pub(super) const EVENTS_CHUNK: usize = 64;
 const JSON: &str = "application/json";
 const YAML: &str = "application/yaml";
 
 /// What an answer is to look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
+pub(super) enum Form {
     Json,
+    Protobuf,
     Yaml,
     Table,
     Metadata,
 }
 
-/// Reads an Accept header. Protobuf is never chosen: every client that sends it takes JSON too.
-fn negotiate(accept: &str) -> Result<Form, ApiError> {
+/// Reads an Accept header: the first form that there is. `binary` tells whether what is asked for has protobuf.
+fn negotiate(accept: &str, binary: bool) -> Result<Form, ApiError> {
     if accept.trim().is_empty() {
         return Ok(Form::Json);
     }
@@ -61,6 +62,7 @@ fn negotiate(accept: &str) -> Result<Form, ApiError> {
         let form = match (media.as_str(), get("as")) {
             ("application/json" | "*/*" | "application/*", "") => Form::Json,
             ("application/yaml", "") => Form::Yaml,
+            (wharf_schema::protobuf::MEDIA_TYPE, "") if binary => Form::Protobuf,
             ("application/json", "Table") if get("v") == "v1" && get("g") == "meta.k8s.io" => Form::Table,
             ("application/json", "PartialObjectMetadata" | "PartialObjectMetadataList") if get("v") == "v1" => Form::Metadata,
             _ => continue,
@@ -165,7 +167,9 @@ impl RestService {
     async fn resource(&self, request: &Request<Bytes>, info: &RequestInfo, user: &Arc<User>) -> Result<Response<Body>, ApiError> {
         let row = &self.registry.row(&info.group, &info.version, &info.resource).ok_or_else(status::no_such_path)?;
         let params = Params::of(request.uri());
-        let form = negotiate(accept(request))?;
+        // A scale is an object of another kind than its row's.
+        let binary = info.subresource != "scale" && protobuf::type_of(row).is_some();
+        let form = negotiate(accept(request), binary)?;
         if row.namespaced && info.namespace.is_empty() && !matches!(info.verb.as_str(), "list" | "watch") {
             return Err(status::no_such_path());
         }
@@ -312,6 +316,11 @@ impl RestService {
             Err(error) if error.is_expired() => Box::pin(futures::stream::iter([Err(error)])),
             Err(error) => return Err(error),
         };
+        if form == Form::Protobuf {
+            let mut response = Response::new(stream_body(protobuf::watch(row.clone(), watch)));
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(protobuf::STREAM));
+            return Ok(response);
+        }
         let now = self.registry.clock.clone();
         let pieces = encode_watch(row.clone(), watch, form, include, self.frames.clone(), move || now.now());
         let mut response = Response::new(stream_body(pieces));
@@ -329,6 +338,7 @@ impl RestService {
     fn one(&self, row: &Resource, form: Form, params: &Params, code: StatusCode, object: &Arc<Object>) -> Result<Response<Body>, ApiError> {
         Ok(match form {
             Form::Json => typed(code, JSON, object.to_bytes()),
+            Form::Protobuf => protobuf::one(row, code, &object.to_bytes())?,
             Form::Yaml => {
                 let value = super::parse_stored(&object.to_bytes())?;
                 typed(code, YAML, serde_yaml_ng::to_string(&value).map_err(status::internal)?)
@@ -360,6 +370,7 @@ impl RestService {
                 response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
                 response
             }
+            Form::Protobuf => protobuf::list(row, &meta, &answer.items)?,
             Form::Yaml => {
                 let items = answer.items.iter().map(|o| super::parse_stored(&o.to_bytes())).collect::<Result<Vec<_>, _>>()?;
                 let list = json!({"kind": format!("{}List", row.kind), "apiVersion": row.api_version(), "metadata": meta, "items": items});
@@ -482,7 +493,7 @@ fn encode_watch(
             out.put_slice(kind.as_bytes());
             out.put_slice(b"\",\"object\":");
             match form {
-                Form::Json | Form::Yaml => object.write_to(&mut out),
+                Form::Json | Form::Yaml | Form::Protobuf => object.write_to(&mut out),
                 Form::Metadata => out.put_slice(table::partial(object).to_string().as_bytes()),
                 Form::Table => {
                     let meta = json!({"resourceVersion": object.revision().to_string()});
@@ -501,14 +512,21 @@ fn encode_watch(
 }
 
 fn put_bookmark(out: &mut BytesMut, row: &Resource, form: Form, revision: &str, initial: bool) {
+    let object = bookmark(row, form, revision, initial);
+    out.put_slice(json!({"type": "BOOKMARK", "object": object}).to_string().as_bytes());
+    out.put_u8(b'\n');
+}
+
+/// The object of a bookmark.
+pub(super) fn bookmark(row: &Resource, form: Form, revision: &str, initial: bool) -> Value {
     let mut meta = json!({"resourceVersion": revision, "creationTimestamp": null});
     if initial {
         as_map(&mut meta).insert("annotations".into(), json!({"k8s.io/initial-events-end": "true"}));
     }
-    let object = match form {
+    match form {
         Form::Table => json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta, "columnDefinitions": null, "rows": []}),
         Form::Metadata => json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta}),
-        Form::Json | Form::Yaml => {
+        Form::Json | Form::Yaml | Form::Protobuf => {
             let mut object = json!({"kind": row.kind, "apiVersion": row.api_version(), "metadata": meta});
             // Typed clients want the parts that their types require.
             if row.status == StatusRule::Split {
@@ -516,9 +534,7 @@ fn put_bookmark(out: &mut BytesMut, row: &Resource, form: Form, revision: &str, 
             }
             object
         }
-    };
-    out.put_slice(json!({"type": "BOOKMARK", "object": object}).to_string().as_bytes());
-    out.put_u8(b'\n');
+    }
 }
 
 fn accept(request: &Request<Bytes>) -> &str {
@@ -551,10 +567,12 @@ mod tests {
     #[test]
     fn negotiates() {
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-        assert_eq!(negotiate(kubectl).unwrap(), Form::Table);
-        assert_eq!(negotiate("application/vnd.kubernetes.protobuf, application/json").unwrap(), Form::Json);
-        assert_eq!(negotiate("").unwrap(), Form::Json);
-        assert_eq!(negotiate("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1").unwrap(), Form::Metadata);
-        assert_eq!(negotiate("text/html").unwrap_err().code(), Some(406));
+        assert_eq!(negotiate(kubectl, true).unwrap(), Form::Table);
+        let controller = "application/vnd.kubernetes.protobuf, application/json";
+        assert_eq!(negotiate(controller, true).unwrap(), Form::Protobuf);
+        assert_eq!(negotiate(controller, false).unwrap(), Form::Json);
+        assert_eq!(negotiate("", true).unwrap(), Form::Json);
+        assert_eq!(negotiate("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", true).unwrap(), Form::Metadata);
+        assert_eq!(negotiate("text/html", true).unwrap_err().code(), Some(406));
     }
 }

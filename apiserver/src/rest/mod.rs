@@ -13,6 +13,7 @@ mod http;
 pub(crate) mod names;
 mod params;
 pub mod path;
+mod protobuf;
 pub mod read;
 pub mod select;
 mod service_claims;

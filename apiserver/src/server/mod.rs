@@ -7,7 +7,6 @@ mod gathered;
 mod handler;
 mod health;
 mod inflight;
-mod protobuf;
 mod tls;
 
 use std::convert::Infallible;
@@ -30,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use wharf_core::clock::Clock;
 use wharf_core::metrics::Metrics;
 use wharf_core::runtime::BoxError;
+use wharf_schema::protobuf;
 
 use crate::gate::authentication::service_account::ServiceAccountTokens;
 use crate::gate::{Authenticator, Authorizer, Decision, forbidden, impersonation};
