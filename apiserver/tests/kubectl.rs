@@ -276,3 +276,18 @@ async fn into_a_pod() {
     }
     forward.kill().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kinds_are_explained_and_checked() {
+    let Some(cluster) = cluster("apiserver.kubectl.explain").await else { return };
+    let text = cluster.good(&["explain", "pod.spec.containers", "--recursive"]).await;
+    assert!(text.contains("FIELD: containers <[]Container>") && text.contains("livenessProbe"), "{text}");
+    let text = cluster.good(&["explain", "deploy"]).await;
+    assert!(text.contains("GROUP:      apps") && text.contains("Deployment enables declarative updates"), "{text}");
+    let text = cluster.good(&["explain", "deployment.spec.strategy.rollingUpdate.maxSurge"]).await;
+    assert!(text.contains("<IntOrString>"), "{text}");
+    assert!(cluster.bad(&["explain", "pod.spec.nothing"]).await.contains("does not exist"));
+    let map = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"dat":{}}"#;
+    let refused = cluster.with_input(&["create", "--validate=strict", "-f", "-"], map.as_bytes()).await;
+    assert!(refused.code != 0 && refused.err.contains("unknown field \"dat\""), "{}", refused.err);
+}
