@@ -1,5 +1,7 @@
 //! What Kubernetes fills in where the user left something out.
 
+mod device;
+mod extension;
 mod pod;
 mod service;
 mod workload;
@@ -8,6 +10,10 @@ use serde_json::{Value, json};
 
 use crate::resources::value::{as_map, at, default, default_text, each_in, object, text};
 
+pub(crate) use device::{csi_driver, resource_claim, resource_claim_template};
+pub(crate) use extension::{
+    admission_policy, admission_policy_binding, api_service, flow_schema, mutating_webhooks, priority_level, validating_webhooks,
+};
 pub(crate) use pod::{pod, pod_template_kind};
 pub(crate) use service::{endpoint_slice, endpoints, service};
 pub(crate) use workload::{

@@ -1,6 +1,8 @@
 //! Tables, as kubectl prints them, and objects reduced to their metadata.
 
 pub(crate) mod age;
+mod extensions;
+mod infrastructure;
 mod pod;
 mod printers;
 
@@ -15,6 +17,8 @@ use crate::resources::Resource;
 use crate::resources::value::at;
 use crate::rest::status;
 
+pub(crate) use extensions::*;
+pub(crate) use infrastructure::*;
 pub(crate) use printers::*;
 
 /// One column.
@@ -22,7 +26,7 @@ pub(crate) use printers::*;
 pub struct Column {
     /// Heading.
     pub name: &'static str,
-    /// `string`, `integer` or `date`.
+    /// `string`, `integer`, `boolean` or `date`.
     pub kind: &'static str,
     /// `name` for the column of names.
     pub format: &'static str,
@@ -41,6 +45,10 @@ pub const fn wide(name: &'static str) -> Column {
 /// A column of numbers.
 pub const fn int(name: &'static str) -> Column {
     Column { name, kind: "integer", format: "", priority: 0 }
+}
+/// A column of `true` and `false`.
+pub const fn flag(name: &'static str) -> Column {
+    Column { name, kind: "boolean", format: "", priority: 0 }
 }
 /// The column of names.
 pub const NAME: Column = Column { name: "Name", kind: "string", format: "name", priority: 0 };

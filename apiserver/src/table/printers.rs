@@ -12,16 +12,16 @@ use wharf_core::selector::Selector;
 /// Most items of a list that one cell shows.
 const MAX_SHOWN: usize = 3;
 
-fn name(v: &Value) -> Value {
+pub(super) fn name(v: &Value) -> Value {
     text(v, &["metadata", "name"]).into()
 }
-fn or_none(text: &str) -> Value {
+pub(super) fn or_none(text: &str) -> Value {
     if text.is_empty() { "<none>".into() } else { text.into() }
 }
 fn count(v: &Value, path: &[&str]) -> Value {
     number(v, path).unwrap_or(0).into()
 }
-fn entries(v: &Value, path: &[&str]) -> usize {
+pub(super) fn entries(v: &Value, path: &[&str]) -> usize {
     at(v, path).map_or(0, |v| v.as_object().map_or_else(|| v.as_array().map_or(0, Vec::len), serde_json::Map::len))
 }
 /// The first few of many.
@@ -37,7 +37,7 @@ fn containers(v: &Value) -> [Value; 2] {
     let names = |field: &str| list.iter().map(|c| text(c, &[field])).collect::<Vec<_>>().join(",");
     [names("name").into(), names("image").into()]
 }
-fn selector(v: &Value, path: &[&str]) -> Value {
+pub(super) fn selector(v: &Value, path: &[&str]) -> Value {
     let found = at(v, path).and_then(|s| serde_json::from_value(s.clone()).ok()).and_then(|s| Selector::from_object(&s).ok());
     found.map_or_else(|| "<none>".into(), |s| or_none(&s.to_string()))
 }
@@ -62,6 +62,8 @@ macro_rules! printer {
         };
     };
 }
+
+pub(super) use printer;
 
 printer!(NAME_AND_AGE, [NAME, AGE], |v, now| vec![name(v), age(v, now)]);
 printer!(NAME_AND_CREATED, [NAME, col("Created At")], |v, _now| vec![name(v), text(v, &["metadata", "creationTimestamp"]).into()]);

@@ -1,5 +1,12 @@
 //! A row for each kind of Kubernetes that is served.
 
+mod admission;
+mod aggregation;
+mod devices;
+mod flow_control;
+mod network;
+mod volumes;
+
 use std::borrow::Cow;
 
 use k8s_openapi::api::apps::v1 as apps;
@@ -129,6 +136,13 @@ fn csr_fields<'a>(object: &'a Object, field: &str) -> Field<'a> {
     }
 }
 
+/// With a status apart from the rest, and no count of generations.
+fn split(mut row: Resource) -> Resource {
+    row.status = StatusRule::Split;
+    row.subresources = &["status"];
+    row
+}
+
 const ALL: &[&str] = &["all"];
 const SCALED: &[&str] = &["scale", "status"];
 
@@ -136,6 +150,9 @@ pub(super) fn rows() -> Vec<Resource> {
     let mut rows = core_rows();
     rows.extend(workload_rows());
     rows.extend(other_rows());
+    for family in [admission::rows, aggregation::rows, devices::rows, flow_control::rows, network::rows, volumes::rows] {
+        rows.extend(family());
+    }
     rows
 }
 
@@ -171,12 +188,6 @@ fn core_rows() -> Vec<Resource> {
         .fields(service_fields)
         .columns(&table::SERVICES);
     services.status = StatusRule::Split;
-    let split = |mut row: Resource| {
-        // These have a status but count no generations.
-        row.status = StatusRule::Split;
-        row.subresources = &["status"];
-        row
-    };
     let mut volumes = split(
         Resource::of::<core::PersistentVolume>(false)
             .short(&["pv"])
@@ -342,4 +353,94 @@ fn other_rows() -> Vec<Resource> {
         Resource::of::<authorization::SelfSubjectRulesReview>(false).review(),
         Resource::of::<authorization::LocalSubjectAccessReview>(true).review(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use crate::resources::ResourceTable;
+
+    /// What Kubernetes 1.36 serves by default with `v1` or `v2` in its name: group/version, plural, short names, namespaced.
+    const SERVED: &str = "
+        v1 configmaps cm ns
+        v1 endpoints ep ns
+        v1 events ev ns
+        v1 limitranges limits ns
+        v1 namespaces ns -
+        v1 nodes no -
+        v1 persistentvolumeclaims pvc ns
+        v1 persistentvolumes pv -
+        v1 pods po ns
+        v1 podtemplates - ns
+        v1 replicationcontrollers rc ns
+        v1 resourcequotas quota ns
+        v1 secrets - ns
+        v1 serviceaccounts sa ns
+        v1 services svc ns
+        admissionregistration.k8s.io/v1 mutatingadmissionpolicies - -
+        admissionregistration.k8s.io/v1 mutatingadmissionpolicybindings - -
+        admissionregistration.k8s.io/v1 mutatingwebhookconfigurations - -
+        admissionregistration.k8s.io/v1 validatingadmissionpolicies - -
+        admissionregistration.k8s.io/v1 validatingadmissionpolicybindings - -
+        admissionregistration.k8s.io/v1 validatingwebhookconfigurations - -
+        apiextensions.k8s.io/v1 customresourcedefinitions crd,crds -
+        apiregistration.k8s.io/v1 apiservices - -
+        apps/v1 controllerrevisions - ns
+        apps/v1 daemonsets ds ns
+        apps/v1 deployments deploy ns
+        apps/v1 replicasets rs ns
+        apps/v1 statefulsets sts ns
+        authentication.k8s.io/v1 selfsubjectreviews - -
+        authentication.k8s.io/v1 tokenreviews - -
+        authorization.k8s.io/v1 localsubjectaccessreviews - ns
+        authorization.k8s.io/v1 selfsubjectaccessreviews - -
+        authorization.k8s.io/v1 selfsubjectrulesreviews - -
+        authorization.k8s.io/v1 subjectaccessreviews - -
+        autoscaling/v2 horizontalpodautoscalers hpa ns
+        batch/v1 cronjobs cj ns
+        batch/v1 jobs - ns
+        certificates.k8s.io/v1 certificatesigningrequests csr -
+        coordination.k8s.io/v1 leases - ns
+        discovery.k8s.io/v1 endpointslices - ns
+        events.k8s.io/v1 events ev ns
+        flowcontrol.apiserver.k8s.io/v1 flowschemas - -
+        flowcontrol.apiserver.k8s.io/v1 prioritylevelconfigurations - -
+        networking.k8s.io/v1 ingressclasses - -
+        networking.k8s.io/v1 ingresses ing ns
+        networking.k8s.io/v1 ipaddresses ip -
+        networking.k8s.io/v1 networkpolicies netpol ns
+        networking.k8s.io/v1 servicecidrs - -
+        node.k8s.io/v1 runtimeclasses - -
+        policy/v1 poddisruptionbudgets pdb ns
+        rbac.authorization.k8s.io/v1 clusterrolebindings - -
+        rbac.authorization.k8s.io/v1 clusterroles - -
+        rbac.authorization.k8s.io/v1 rolebindings - ns
+        rbac.authorization.k8s.io/v1 roles - ns
+        resource.k8s.io/v1 deviceclasses - -
+        resource.k8s.io/v1 resourceclaims - ns
+        resource.k8s.io/v1 resourceclaimtemplates - ns
+        resource.k8s.io/v1 resourceslices - -
+        scheduling.k8s.io/v1 priorityclasses pc -
+        storage.k8s.io/v1 csidrivers - -
+        storage.k8s.io/v1 csinodes - -
+        storage.k8s.io/v1 csistoragecapacities - ns
+        storage.k8s.io/v1 storageclasses sc -
+        storage.k8s.io/v1 volumeattachments - -
+        storage.k8s.io/v1 volumeattributesclasses vac -";
+
+    #[test]
+    fn every_generally_available_resource_is_served() {
+        let wanted: BTreeSet<String> = SERVED.trim().lines().map(|line| line.trim().to_owned()).collect();
+        let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+        let table = ResourceTable::builtin();
+        let served: BTreeSet<String> = table
+            .iter()
+            .map(|r| {
+                format!("{} {} {} {}", r.api_version(), r.plural, or_dash(r.short_names.join(",")), if r.namespaced { "ns" } else { "-" })
+            })
+            .collect();
+        assert_eq!(wanted.difference(&served).collect::<Vec<_>>(), Vec::<&String>::new(), "missing");
+        assert_eq!(served.difference(&wanted).collect::<Vec<_>>(), Vec::<&String>::new(), "more");
+    }
 }
