@@ -51,11 +51,16 @@ fn path_segment(name: &str) -> Option<&'static str> {
     }
 }
 
+fn address(name: &str) -> Option<&'static str> {
+    name.parse::<std::net::IpAddr>().is_err().then_some("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")
+}
+
 fn name_rule(row: &Resource) -> fn(&str) -> Option<&'static str> {
     match (&*row.group, &*row.plural) {
         ("", "services") => label_1035,
         ("", "namespaces") => label_1123,
-        ("rbac.authorization.k8s.io", _) => path_segment,
+        ("rbac.authorization.k8s.io" | "apiregistration.k8s.io", _) => path_segment,
+        ("networking.k8s.io", "ipaddresses") => address,
         _ => subdomain,
     }
 }
@@ -142,5 +147,6 @@ mod tests {
         assert!(label_1123("a-1").is_none() && label_1123("A").is_some() && label_1123("-a").is_some());
         assert!(label_1035("a-1").is_none() && label_1035("1a").is_some());
         assert!(subdomain("a.b").is_none() && subdomain("a_b").is_some() && subdomain("").is_some());
+        assert!(address("10.0.0.1").is_none() && address("2001:db8::1").is_none() && address("a").is_some());
     }
 }

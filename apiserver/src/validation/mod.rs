@@ -1,5 +1,6 @@
 //! What may not be stored, in Kubernetes' words.
 
+mod api_service;
 mod metadata;
 mod objects;
 mod pod;
@@ -10,6 +11,7 @@ use serde_json::Value;
 
 use crate::rest::status::cause;
 
+pub(crate) use api_service::api_service;
 pub(crate) use metadata::{label_1035, metadata, subdomain};
 pub(crate) use objects::{
     config_map, endpoint_slice, persistent_volume, persistent_volume_claim, role_binding, runtime_class, secret, service, storage_class,
