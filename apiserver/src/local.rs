@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::StreamExt;
 use kube::core::ApiResource;
-use serde_json::Value;
 use wharf_core::api::{Api, ApiError, ApiEvent, ApiWatch, ObjectList, Query, Target, Verb, Write};
 use wharf_core::object::Object;
 use wharf_core::store::{Fence, Revision};
@@ -15,6 +13,7 @@ use crate::gate::{Authorizer, Decision, forbidden};
 use crate::request::{RequestInfo, User};
 use crate::resources::Resource;
 use crate::resources::value::text;
+use crate::rest::body::read_local;
 use crate::rest::read::{ListRequest, ReadAt, WatchEvent, WatchRequest};
 use crate::rest::select::Selection;
 use crate::rest::{MAX_BODY, Registry, WriteContext, status};
@@ -26,13 +25,6 @@ pub struct LocalApi {
     authorizer: Arc<dyn Authorizer>,
     user: Arc<User>,
     fence: Option<Fence>,
-}
-
-fn parse(body: &Bytes) -> Result<Value, ApiError> {
-    if body.len() > MAX_BODY {
-        return Err(status::too_large(MAX_BODY));
-    }
-    serde_json::from_slice(body).map_err(|e| status::bad_request(format!("couldn't get version/kind; json parse error: {e}")))
 }
 
 impl LocalApi {
@@ -141,7 +133,7 @@ impl Api for LocalApi {
         let (mut namespace, name) = (&*write.target.object.namespace, &*write.target.object.name);
         let mut parsed = None;
         if let Verb::Create(body) | Verb::Update(body) = &write.verb {
-            let value = parse(body)?;
+            let value = read_local(body, &row.kind)?;
             if row.namespaced && namespace.is_empty() {
                 body_namespace = text(&value, &["metadata", "namespace"]).to_owned();
                 namespace = &body_namespace;

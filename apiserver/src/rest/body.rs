@@ -66,6 +66,20 @@ pub(super) fn read_object(request: &Request<Bytes>, kind: &str) -> Result<Read, 
     Err(unrecognized(kind, &why, body))
 }
 
+/// JSON from code in this process; refused as it would be over HTTP.
+///
+/// # Errors
+/// 400 and 413.
+pub(crate) fn read_local(body: &[u8], kind: &str) -> Result<Value, ApiError> {
+    if body.len() > MAX_BODY {
+        return Err(status::too_large(MAX_BODY));
+    }
+    serde_json::from_slice(body).or_else(|_| {
+        let read = read_json(body).map_err(|e| unrecognized(kind, &format!("couldn't get version/kind; json parse error: {e}"), body))?;
+        Ok(read.value)
+    })
+}
+
 fn unrecognized(kind: &str, why: &str, body: &[u8]) -> ApiError {
     status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {why} ({})", summary(body)))
 }

@@ -1,7 +1,7 @@
 //! Kubernetes' REST storage over any store: the verbs, and their way through HTTP.
 
 pub mod admission;
-mod body;
+pub(crate) mod body;
 mod bootstrap;
 mod commit;
 mod continuation;
