@@ -96,8 +96,12 @@ impl World {
             return None;
         }
         let text = || String::from_utf8_lossy(&answer.body).into_owned();
-        assert!(CODES.contains(&answer.code), "{uri}: {} {}", answer.code, text());
         let value: Value = serde_json::from_slice(&answer.body).unwrap_or_else(|e| panic!("{uri}: {e}: {}", text()));
+        // Some directives of a strategic merge are refused so by Kubernetes, too. What is ours to blame has a reason.
+        if content_type.starts_with("application/strategic") && answer.code == 500 && value["reason"] == "" {
+            return None;
+        }
+        assert!(CODES.contains(&answer.code), "{uri}: {} {}", answer.code, text());
         if answer.code < 300 {
             return Some(value);
         }
