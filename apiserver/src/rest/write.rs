@@ -471,14 +471,14 @@ fn put_namespace(row: &Resource, value: &mut Value, namespace: &str) -> Result<(
 
 fn keep_system_metadata(new: &mut Value, old: &Value) {
     let empty = json!({});
-    let from = old.get("metadata").unwrap_or(&empty).clone();
+    let from = old.get("metadata").unwrap_or(&empty);
     let to = as_map(new).entry("metadata").or_insert_with(|| json!({}));
     for name in SYSTEM_METADATA {
-        copy_member(to, &from, name);
+        copy_member(to, from, name);
     }
     // Clients that send no managedFields keep what is there; an empty list takes them away.
     if to.get("managedFields").is_none() {
-        copy_member(to, &from, "managedFields");
+        copy_member(to, from, "managedFields");
     }
 }
 

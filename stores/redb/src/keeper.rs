@@ -14,13 +14,15 @@ use crate::disk::Mode;
 use crate::error::{RedbFault, RedbOpenError, open_io};
 use crate::folder::Folder;
 use crate::log::record::entries;
-use crate::log::{Entry, Names, Reader, Segment};
+use crate::log::{Entry, Names, Reader, Segment, StoredCommit};
 use crate::writer::fail;
 
 /// Full segments that may wait for the checkpoint; then commits wait.
 pub(crate) const MAX_BACKLOG: usize = 8;
 /// The ending of a snapshot that is being written.
 const PARTIAL: &str = "partial";
+/// About how many bytes of the log go into the checkpoint at once: a whole segment would be in memory, decoded, beside the objects.
+const FOLD_BYTES: usize = 2 << 20;
 
 /// What defragmentation came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,8 +105,7 @@ impl Keeper {
     }
 
     fn fold(&mut self, segment: &Segment, upto: u64, closed: bool) -> Result<(), RedbOpenError> {
-        let mut names = Names::default();
-        let mut commits = Vec::new();
+        let (mut names, mut commits, mut bytes) = (Names::default(), Vec::new(), 0);
         let mut reader = Reader::new(segment);
         while let Some(frame) = reader.next().map_err(open_io("read", &segment.path))? {
             if frame.sequence >= upto {
@@ -117,22 +118,32 @@ impl Keeper {
                 let detail = "the frame does not hold commits".to_owned();
                 return Err(RedbOpenError::Corrupt { file: segment.path.clone(), offset: Some(frame.offset), detail });
             };
+            bytes += frame.payload.len();
             commits.extend(entries.into_iter().filter_map(|entry| match entry {
                 Entry::Commit(commit) => Some(commit),
                 // What it forgot, the state has forgotten.
                 Entry::Compact(_) => None,
             }));
+            if bytes >= FOLD_BYTES {
+                self.fold_commits(&commits, segment.number, frame.sequence + 1)?;
+                (commits, bytes) = (Vec::new(), 0);
+            }
         }
+        self.fold_commits(&commits, if closed { segment.number + 1 } else { segment.number }, upto)?;
+        if closed { self.folder.retire(segment) } else { Ok(()) }
+    }
+
+    /// Puts commits into the checkpoint, which then holds the log up to a frame.
+    fn fold_commits(&mut self, commits: &[StoredCommit], segment: u64, sequence: u64) -> Result<(), RedbOpenError> {
         let revision = commits.last().map_or(self.meta.revision, |c| c.revision);
         // What history has already left need not come in; but not ahead of the commits that are here.
         let compacted = self.serving.read(|state| state.compacted()).min(revision).max(self.meta.compacted);
-        let number = if closed { segment.number + 1 } else { segment.number };
-        let meta = Meta { revision, compacted, segment: number, sequence: upto, ..self.meta };
+        let meta = Meta { revision, compacted, segment, sequence, ..self.meta };
         if meta != self.meta {
-            self.checkpoint.fold(&commits, meta)?;
+            self.checkpoint.fold(commits, meta)?;
             self.meta = meta;
         }
-        if closed { self.folder.retire(segment) } else { Ok(()) }
+        Ok(())
     }
 
     fn snapshot(&self, path: &Path) -> Result<(), RedbOpenError> {
