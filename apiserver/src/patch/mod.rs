@@ -36,8 +36,21 @@ pub enum Patch {
     },
 }
 
-fn read_json(body: &[u8]) -> Result<Value, ApiError> {
-    serde_json::from_slice(body).map_err(|e| status::bad_request(format!("error decoding patch: {e}")))
+/// Whether a kind takes such a patch.
+///
+/// # Errors
+/// 415 if not.
+pub fn check(row: &Resource, kind: PatchKind) -> Result<(), ApiError> {
+    if kind == PatchKind::Strategic && !row.strategic {
+        return Err(status::unsupported_media_type(
+            "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
+        ));
+    }
+    Ok(())
+}
+
+fn undecodable(error: serde_json::Error) -> ApiError {
+    status::bad_request(format!("error decoding patch: {error}"))
 }
 
 impl Patch {
@@ -46,30 +59,44 @@ impl Patch {
     /// # Errors
     /// 400 for what does not decode, 413 for too many operations.
     pub fn parse(kind: PatchKind, body: &Bytes) -> Result<Self, ApiError> {
-        let object = |value: Value| {
-            if value.is_object() { Ok(value) } else { Err(status::bad_request("error decoding patch: a JSON object is expected")) }
+        let value = match kind {
+            PatchKind::Apply { .. } => {
+                serde_yaml_ng::from_slice(body).map_err(|e| status::bad_request(format!("error decoding YAML: {e}")))?
+            }
+            _ => serde_json::from_slice(body).map_err(undecodable)?,
         };
-        match kind {
-            PatchKind::Merge => Ok(Self::Merge(object(read_json(body)?)?)),
-            PatchKind::Strategic => Ok(Self::Strategic(object(read_json(body)?)?)),
-            PatchKind::Json => {
-                let patch: json_patch::Patch =
-                    serde_json::from_slice(body).map_err(|e| status::bad_request(format!("error decoding patch: {e}")))?;
-                if patch.len() > MAX_OPERATIONS {
-                    let message = format!(
-                        "Request entity too large: The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
-                        patch.len()
-                    );
-                    return Err(ApiError::status(413, "RequestEntityTooLarge", message));
-                }
-                Ok(Self::Json(patch))
+        Self::of(kind, value)
+    }
+
+    /// A patch from the value that its body is.
+    ///
+    /// # Errors
+    /// 400 for what is no patch, 413 for too many operations.
+    pub fn of(kind: PatchKind, value: Value) -> Result<Self, ApiError> {
+        if kind == PatchKind::Json {
+            let patch: json_patch::Patch = serde_json::from_value(value).map_err(undecodable)?;
+            if patch.len() > MAX_OPERATIONS {
+                let message = format!(
+                    "Request entity too large: The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
+                    patch.len()
+                );
+                return Err(ApiError::status(413, "RequestEntityTooLarge", message));
             }
-            PatchKind::Apply { force } => {
-                let config: Value =
-                    serde_yaml_ng::from_slice(body).map_err(|e| status::bad_request(format!("error decoding YAML: {e}")))?;
-                Ok(Self::Apply { config: object(config)?, force })
-            }
+            return Ok(Self::Json(patch));
         }
+        if !value.is_object() {
+            return Err(status::bad_request("error decoding patch: a JSON object is expected"));
+        }
+        Ok(match kind {
+            PatchKind::Strategic => Self::Strategic(value),
+            PatchKind::Apply { force } => Self::Apply { config: value, force },
+            _ => Self::Merge(value),
+        })
+    }
+
+    /// Whether it applies what a manager wants.
+    pub fn is_apply(&self) -> bool {
+        matches!(self, Self::Apply { .. })
     }
 
     /// What becomes of an object.
@@ -77,6 +104,11 @@ impl Patch {
     /// # Errors
     /// 422 for a patch that does not fit the object, 409 for an apply that meets fields of others.
     pub fn apply(&self, row: &Resource, old: &Value, manager: &str, sub: &str, now: &str) -> Result<Value, ApiError> {
+        if let Self::Apply { config, force } = self {
+            let live = Some(old).filter(|old| old.get("metadata").is_some());
+            // Of a scale the number alone is taken, and who owns it is kept with the object.
+            return fields::apply(row, live, config, manager, *force || sub == "scale", sub, now);
+        }
         let mut new = old.clone();
         match self {
             Self::Merge(patch) => json_patch::merge(&mut new, patch),
@@ -98,11 +130,7 @@ impl Patch {
                 Form::Custom(shape) => strategic::merge(shape, &mut new, patch),
             }
             .map_err(unfit)?,
-            Self::Apply { config, force } => {
-                let live = Some(old).filter(|old| old.get("metadata").is_some());
-                // Of a scale the number alone is taken, and who owns it is kept with the object.
-                new = fields::apply(row, live, config, manager, *force || sub == "scale", sub, now)?;
-            }
+            Self::Apply { .. } => {}
         }
         if !new.is_object() {
             return Err(status::bad_request("the patch does not leave an object"));

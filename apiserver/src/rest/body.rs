@@ -6,9 +6,10 @@ use bytes::Bytes;
 use http::{Request, header};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
-use wharf_core::api::ApiError;
+use wharf_core::api::{ApiError, PatchKind};
 
 use super::{MAX_BODY, status};
+use crate::patch::Patch;
 
 /// Most values in a YAML document with its aliases expanded; a document without aliases has fewer than bytes.
 pub const MAX_ALIASED_VALUES: usize = 400_000;
@@ -280,20 +281,20 @@ impl<'de> serde::Deserialize<'de> for Key {
     }
 }
 
-/// What a patch says twice.
+/// A patch, and what it says twice.
 ///
 /// # Errors
-/// 400 for YAML that cannot be read; of JSON, whoever applies it tells.
-pub(super) fn duplicates_of(body: &[u8], yaml: bool) -> Result<Vec<String>, ApiError> {
-    let is_json = !yaml || body.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
-    match read_json(body) {
-        Ok(read) if is_json => Ok(read.duplicates),
-        Err(_) if !yaml => Ok(Vec::new()),
-        _ => match read_yaml(body) {
-            Ok(read) => Ok(read.duplicates),
-            Err(error) => Err(status::bad_request(format!("error decoding YAML: {error}"))),
-        },
-    }
+/// 400 for what is no patch, 413 for too many operations.
+pub(super) fn read_patch(kind: PatchKind, body: &[u8]) -> Result<(Patch, Vec<String>), ApiError> {
+    let read = match (read_json(body), kind) {
+        (Ok(read), _) => read,
+        // Only an apply may be YAML.
+        (Err(_), PatchKind::Apply { .. }) => read_yaml(body).map_err(|e| status::bad_request(format!("error decoding YAML: {e}")))?,
+        (Err(error), _) => return Err(status::bad_request(format!("error decoding patch: {error}"))),
+    };
+    // What an operation says twice, nobody is told.
+    let duplicates = if kind == PatchKind::Json { Vec::new() } else { read.duplicates };
+    Ok((Patch::of(kind, read.value)?, duplicates))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use wharf_core::api::{ApiError, PatchKind};
 use wharf_core::object::Object;
 use wharf_core::runtime::BoxError;
 
-use super::body::{self, read_object};
+use super::body::{read_object, read_patch};
 use super::encoding::Encoding;
 use super::frames::{self, Frames};
 use super::params::{self, Params, WriteKind};
@@ -23,6 +23,7 @@ use super::select::Selection;
 use super::subresources::ScaleChange;
 use super::{FieldValidation, Registry, Written, protobuf, status};
 use crate::openapi;
+use crate::patch;
 use crate::request::{RequestInfo, User};
 use crate::resources::value::as_map;
 use crate::resources::{DeleteRule, Resource, StatusRule};
@@ -218,14 +219,12 @@ impl RestService {
                 let kind = params::patch_kind(request, &params)?;
                 let apply = matches!(kind, PatchKind::Apply { .. });
                 let ctx = params::write(user, request, &params, WriteKind::Patch { apply })?;
-                let body = request.body();
-                let mut warnings = Vec::new();
-                if apply || (ctx.validation != FieldValidation::Ignore && kind != PatchKind::Json) {
-                    warnings = told(ctx.validation, body::duplicates_of(body, apply)?)?;
-                }
+                patch::check(row, kind)?;
+                let (parsed, duplicates) = read_patch(kind, request.body())?;
+                let warnings = told(ctx.validation, duplicates)?;
                 let written = match info.subresource.as_str() {
-                    "scale" => self.registry.write_scale(&ctx, row, namespace, name, ScaleChange::Patch(kind, body)).await?,
-                    sub @ ("" | "status" | "approval") => self.registry.patch(&ctx, row, sub, namespace, name, kind, body).await?,
+                    "scale" => self.registry.write_scale(&ctx, row, namespace, name, ScaleChange::Patch(parsed)).await?,
+                    sub @ ("" | "status" | "approval") => self.registry.patch(&ctx, row, sub, namespace, name, &parsed).await?,
                     _ => return Err(status::method_not_supported()),
                 };
                 self.written(row, form, &params, written.warned(warnings))

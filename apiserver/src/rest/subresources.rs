@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde_json::{Value, json};
-use wharf_core::api::{ApiError, PatchKind, Verb};
+use wharf_core::api::{ApiError, Verb};
 use wharf_core::object::Object;
 use wharf_core::selector::Selector;
 use wharf_core::store::{ResourceId, Revision};
@@ -13,18 +12,18 @@ use wharf_core::store::{ResourceId, Revision};
 use super::params::parse_delete_options;
 use super::read::ReadAt;
 use super::{Registry, Tracking, WriteContext, Written, status, timestamp};
-use crate::patch;
+use crate::patch::{self, Patch};
 use crate::resources::Resource;
 use crate::resources::custom::ScalePaths;
 use crate::resources::value::{as_map, at, items, number, object, text};
 
 /// How a Scale is written.
 #[derive(Debug)]
-pub(super) enum ScaleChange<'a> {
+pub(super) enum ScaleChange {
     /// As a whole.
     Replace(Value),
     /// By a patch.
-    Patch(PatchKind, &'a Bytes),
+    Patch(Patch),
 }
 
 /// The Scale of an object.
@@ -92,19 +91,14 @@ impl Registry {
         row: &Arc<Resource>,
         namespace: &str,
         name: &str,
-        change: ScaleChange<'_>,
+        change: ScaleChange,
     ) -> Result<Written, ApiError> {
-        let parsed = match &change {
-            ScaleChange::Patch(kind, body) => Some(patch::Patch::parse(*kind, body)?),
-            ScaleChange::Replace(_) => None,
-        };
         let now = self.now();
         let apply = |old: &Value| -> Result<Value, ApiError> {
             let scale = scale_of(row, old);
-            let new = match (&change, &parsed) {
-                (ScaleChange::Replace(body), _) => body.clone(),
-                (_, Some(parsed)) => parsed.apply(row, &scale, &ctx.field_manager, "scale", &now)?,
-                (_, None) => scale.clone(),
+            let new = match &change {
+                ScaleChange::Replace(body) => body.clone(),
+                ScaleChange::Patch(patch) => patch.apply(row, &scale, &ctx.field_manager, "scale", &now)?,
             };
             let replicas = number(&new, &["spec", "replicas"]).unwrap_or(0);
             if replicas < 0 {
@@ -271,8 +265,14 @@ impl Registry {
             }
             (Verb::Update(_), "scale") => self.write_scale(ctx, row, namespace, name, ScaleChange::Replace(body)).await?,
             (Verb::Update(_), "" | "status" | "finalize" | "approval") => self.update(ctx, row, sub, namespace, name, body).await?,
-            (Verb::Patch { kind, body }, "scale") => self.write_scale(ctx, row, namespace, name, ScaleChange::Patch(kind, &body)).await?,
-            (Verb::Patch { kind, body }, "" | "status" | "approval") => self.patch(ctx, row, sub, namespace, name, kind, &body).await?,
+            (Verb::Patch { kind, body }, "scale" | "" | "status" | "approval") => {
+                patch::check(row, kind)?;
+                let patch = Patch::parse(kind, &body)?;
+                match sub {
+                    "scale" => self.write_scale(ctx, row, namespace, name, ScaleChange::Patch(patch)).await?,
+                    _ => self.patch(ctx, row, sub, namespace, name, &patch).await?,
+                }
+            }
             (Verb::Delete(options), "") => self.delete(ctx, row, namespace, name, &options).await?,
             _ => return Err(status::method_not_supported()),
         };

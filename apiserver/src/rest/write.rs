@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use wharf_core::api::{ApiError, PatchKind};
+use wharf_core::api::ApiError;
 use wharf_core::object::Object;
 use wharf_core::store::{Expect, Key, Op, Record, ResourceId, Revision, StoreError, Transaction};
 
@@ -13,7 +12,7 @@ use super::{
     FieldValidation, MAX_RETRIES, Registry, Tracking, WriteContext, Written, commit, decode, encode, names, present, service_claims,
     services, status,
 };
-use crate::patch;
+use crate::patch::{self, Patch};
 use crate::resources::value::{as_map, at, copy_member, items, object, text};
 use crate::resources::{DeleteRule, Resource, StatusRule};
 use crate::validation;
@@ -243,25 +242,17 @@ impl Registry {
     /// Patches an object; an apply creates it if it does not exist.
     ///
     /// # Errors
-    /// 404, 409, 415 for a patch that the kind does not take, 422 for a patch that does not apply.
-    #[allow(clippy::too_many_arguments, reason = "these are what an HTTP patch consists of")]
-    pub async fn patch(
+    /// 404, 409, 422 for a patch that does not apply.
+    pub(crate) async fn patch(
         &self,
         ctx: &WriteContext,
         row: &Arc<Resource>,
         sub: &str,
         namespace: &str,
         name: &str,
-        kind: PatchKind,
-        body: &Bytes,
+        patch: &Patch,
     ) -> Result<Written, ApiError> {
-        if kind == PatchKind::Strategic && !row.strategic {
-            return Err(status::unsupported_media_type(
-                "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
-            ));
-        }
-        let parsed = patch::Patch::parse(kind, body)?;
-        if let (PatchKind::Apply { .. }, patch::Patch::Apply { config, .. }) = (kind, &parsed) {
+        if let Patch::Apply { config, .. } = patch {
             if ctx.field_manager.is_empty() {
                 let cause = status::cause("FieldValueRequired", "Required value: is required for apply patch", "fieldManager");
                 return Err(status::invalid("meta.k8s.io", "PatchOptions", "", vec![cause]));
@@ -279,14 +270,14 @@ impl Registry {
             )?;
         }
         // An apply has told of itself.
-        let tracking = if matches!(kind, PatchKind::Apply { .. }) { Tracking::Off } else { ctx.tracking };
+        let tracking = if patch.is_apply() { Tracking::Off } else { ctx.tracking };
         let ctx = &WriteContext { tracking, ..ctx.clone() };
         for _ in 0..NAME_TRIES {
             let now = self.now();
-            let change = |old: &Value| parsed.apply(row, old, &ctx.field_manager, sub, &now);
+            let change = |old: &Value| patch.apply(row, old, &ctx.field_manager, sub, &now);
             match self.change(ctx, row, sub, namespace, name, &change).await {
-                Err(error) if error.is_not_found() && sub.is_empty() && matches!(kind, PatchKind::Apply { .. }) => {
-                    let mut value = parsed.apply(row, &json!({}), &ctx.field_manager, sub, &now)?;
+                Err(error) if error.is_not_found() && sub.is_empty() && patch.is_apply() => {
+                    let mut value = patch.apply(row, &json!({}), &ctx.field_manager, sub, &now)?;
                     object(&mut value, &["metadata"]).insert("name".into(), name.into());
                     match self.create(ctx, row, namespace, value).await {
                         // Somebody else was faster: now it is a change.
