@@ -260,3 +260,31 @@ async fn rules_and_ratcheting() {
     assert_eq!(code, 200, "{changed}");
     assert_eq!(w.patch(&format!("{CRONTABS}/a"), &json!({"spec": {"replicas": 4}})).await.0, 422);
 }
+
+#[tokio::test]
+async fn server_side_apply_merges_by_the_schemas_list_types() {
+    let world = world_over(Arc::new(MemoryStore::new())).await;
+    let mut definition = crontab_definition();
+    let versions = definition["spec"]["versions"].as_array_mut().unwrap();
+    for version in versions.iter_mut() {
+        version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["steps"] = json!({
+            "type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
+            "items": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}, "run": {"type": "string"}}}});
+    }
+    assert_eq!(world.post(CRDS, &definition).await.0, 201);
+    world.established().await;
+    let apply = async |manager: &str, steps: Value| {
+        let body = json!({"apiVersion": "stable.example.com/v1", "kind": "CronTab", "metadata": {"name": "a"},
+            "spec": {"cronSpec": "* * * * */5", "steps": steps}});
+        let uri = format!("{CRONTABS}/a?fieldManager={manager}");
+        world.send(Method::PATCH, &uri, "application/apply-patch+yaml", "application/json", body.to_string()).await
+    };
+    assert_eq!(apply("one", json!([{"name": "x", "run": "1"}])).await.0, 201);
+    let (code, both) = apply("two", json!([{"name": "y", "run": "2"}])).await;
+    assert_eq!((code, &both["spec"]["steps"]), (200, &json!([{"name": "x", "run": "1"}, {"name": "y", "run": "2"}])));
+    let (code, refused) = apply("two", json!([{"name": "x", "run": "3"}])).await;
+    assert_eq!((code, refused["details"]["causes"][0]["field"].as_str()), (409, Some(".spec.steps[name=\"x\"].run")));
+    // What a manager names no longer goes, if nobody else has it.
+    let (_, one) = apply("two", json!([])).await;
+    assert_eq!(one["spec"]["steps"], json!([{"name": "x", "run": "1"}]));
+}
