@@ -130,6 +130,10 @@ impl Object {
             None => self.assemble(),
         }
     }
+    /// Whether the bytes as served begin so; `head` must end before the metadata, and nothing is put together to find out.
+    pub fn begins_with(&self, head: &[u8]) -> bool {
+        self.json.starts_with(head)
+    }
     /// Appends the bytes as served.
     pub fn write_to(&self, out: &mut BytesMut) {
         match self.place {
@@ -342,6 +346,7 @@ mod tests {
         object.write_to(&mut written);
         assert_eq!((&written[..], object.to_bytes(), object.bytes()), (&want[..], want.clone(), &want));
         assert!(want.len() <= object.len_hint());
+        assert!(object.begins_with(br#"{"apiVersion":"v1","#) && !object.begins_with(br#"{"apiVersion":"v2","#));
         assert_eq!(object.meta().resource_version.as_deref(), Some("1234567890"));
         assert_eq!(object.decode::<ConfigMap>().unwrap().metadata.resource_version.as_deref(), Some("1234567890"));
         let later = object.at_revision(Revision(u64::MAX)).unwrap();

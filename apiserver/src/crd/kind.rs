@@ -266,10 +266,10 @@ impl CustomKind for Version {
         self.scale.as_ref()
     }
 
-    fn is_served_as_stored(&self, stored: &[u8]) -> bool {
+    fn is_served_as_stored(&self, stored: &Object) -> bool {
         // What is stored begins with its version, members being sorted.
         let head = format!("{{\"apiVersion\":\"{}\",", self.api_version);
-        !self.schema.has_defaults() && stored.starts_with(head.as_bytes())
+        !self.schema.has_defaults() && stored.begins_with(head.as_bytes())
     }
 
     fn serve(&self, mut stored: Value) -> Value {

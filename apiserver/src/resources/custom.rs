@@ -53,7 +53,7 @@ pub trait CustomKind: fmt::Debug + Send + Sync {
     /// Where its scale stands.
     fn scale(&self) -> Option<&ScalePaths>;
     /// Whether a stored object is served with the very bytes that are stored.
-    fn is_served_as_stored(&self, stored: &[u8]) -> bool;
+    fn is_served_as_stored(&self, stored: &Object) -> bool;
     /// From what is stored to what is served.
     fn serve(&self, stored: Value) -> Value;
     /// From what is served to what is stored.

@@ -211,13 +211,13 @@ fn serve(row: &Resource, value: Value) -> Value {
 fn present(row: &Resource, object: Arc<Object>) -> Arc<Object> {
     let as_stored = match (row.stored_as, &row.custom) {
         (Some(_), _) => false,
-        (None, Some(custom)) => custom.is_served_as_stored(object.bytes()),
+        (None, Some(custom)) => custom.is_served_as_stored(&object),
         (None, None) => true,
     };
     if as_stored {
         return object;
     }
-    let Ok(value) = parse_stored(object.bytes()) else { return object };
+    let Ok(value) = parse_stored(&object.to_bytes()) else { return object };
     let bytes = encode_stored(&serve(row, value)).map(|b| splice_revision(&b, object.revision()));
     Arc::new(Object::from_served(object.key().clone(), object.revision(), bytes.unwrap_or_else(|_| object.bytes().clone())))
 }
