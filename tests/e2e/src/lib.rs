@@ -1,6 +1,7 @@
 //! Runs the mini-cluster as a user does: its own process, its own data folder, stock kubectl.
 
 mod control_plane;
+mod unchecked;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 pub use control_plane::{ControlPlane, PYTHON, Ran, python};
+pub use unchecked::Unchecked;
 
 /// Names the executable to test; `cargo xtask test` sets it.
 pub const EXECUTABLE: &str = "WHARF_MINI_CLUSTER";
