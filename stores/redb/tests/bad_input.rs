@@ -79,8 +79,15 @@ async fn settled(folder: &Path) {
 fn tail(folder: &Path) -> PathBuf {
     let mut logs: Vec<PathBuf> = image(folder).into_keys().filter(|p| p.to_string_lossy().contains("log-")).collect();
     logs.sort();
-    let used = |p: &&PathBuf| fs::read(p).unwrap()[64..].iter().any(|b| *b != 0);
-    logs.iter().rfind(used).unwrap().clone()
+    logs.into_iter().rfind(|p| mark(&fs::read(p).unwrap()).is_some()).unwrap()
+}
+
+/// Where the mark is: the last frame of this segment. What is behind it may be left from the segment that the file was before.
+fn mark(log: &[u8]) -> Option<u64> {
+    let (frames, header) = (log.as_chunks::<8>().0, 8);
+    let (magic, number) = (&frames[header][..4], frames[4]);
+    let ours = |place: &usize| frames[*place][..4] == *magic && frames[*place + 1] == number;
+    (header..frames.len() - 1).rfind(ours).map(|place| place as u64 * 8)
 }
 
 /// Opening fails, twice in the same way, and changes nothing.
@@ -123,8 +130,8 @@ async fn a_corrupt_log_is_told_with_its_place() {
 async fn damage_to_an_acknowledged_frame_is_told_the_last_included() {
     let (folder, log) = folder().await;
     let whole = fs::read(&log).unwrap();
-    let end = whole.iter().rposition(|b| *b != 0).unwrap() as u64 + 1;
-    // What the log ends with is the mark, of 32 bytes.
+    let mark = mark(&whole).unwrap();
+    let end = mark + 32;
     let mut refusals = 0;
     for offset in (64..end).step_by(11) {
         flip(&log, offset);
@@ -142,7 +149,7 @@ async fn damage_to_an_acknowledged_frame_is_told_the_last_included() {
         fs::write(&log, &whole).unwrap();
     }
     assert!(refusals > (end - 64) / 11 * 9 / 10, "{refusals} of {}", (end - 64) / 11);
-    flip(&log, end - 32 - 16);
+    flip(&log, mark - 16);
     match refused(folder.path()).await {
         RedbOpenError::Corrupt { detail, .. } => assert!(detail.contains("damaged"), "{detail}"),
         e => panic!("{e}"),
