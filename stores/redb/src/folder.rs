@@ -162,6 +162,20 @@ fn fill(segment: &Segment, from: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Bytes of a folder's files, each as it is when it is looked at.
+pub(crate) fn size(path: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(path)? {
+        match entry?.metadata() {
+            Ok(file) if file.is_file() => bytes += file.len(),
+            // The threads rename and remove.
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(bytes)
+}
+
 /// The smallest capacity for a frame.
 pub(crate) fn capacity_for(frame: usize) -> u64 {
     Segment::after(HEADER, frame)

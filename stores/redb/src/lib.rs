@@ -180,6 +180,15 @@ impl RedbStore {
         self.keep(Job::Defragment).await
     }
 
+    /// Bytes that the folder's files take: the database, with the space that [`RedbStore::defragment`] gives back, and the log.
+    ///
+    /// # Errors
+    /// [`RedbOpenError::Io`] if the folder cannot be read.
+    pub async fn size(&self) -> Result<u64, RedbOpenError> {
+        let path = self.handle.path.clone();
+        blocking(&path.clone(), move || folder::size(&path).map_err(error::open_io("read", &path))).await
+    }
+
     /// Ends the store in good order: what was asked for before is carried out, the log moved into the database, the folder given back.
     /// Every later call is [`StoreError::Closed`].
     ///

@@ -176,8 +176,12 @@ async fn defragmentation_gives_space_back() {
     }
     store.compact(store.revision().await.unwrap()).await.unwrap();
     let now = records(&store).await;
+    let before = store.size().await.unwrap();
     let done = store.defragment().await.unwrap();
     assert!(done.after < done.before / 2, "{done:?}");
+    // With the log.
+    let after = store.size().await.unwrap();
+    assert!(after < before && after > done.after, "{before} to {after}, {done:?}");
     drop(store);
     assert_eq!(records(&open(folder.path()).await).await, now);
 }
