@@ -1,6 +1,6 @@
 //! `cargo xtask test`.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::system::{PROTOC, cargo, found, install, is_root, missing, root, run as command};
@@ -47,16 +47,20 @@ fn run_stage(stage: Stage, whole: bool, exclude: &[&str]) -> Result<(), String> 
             // The workspace is checked with default features; the rest of them is the facade's.
             let facade = ["clippy", "--package", "wharf", "--all-targets", "--locked"];
             command(cargo(&facade).args(example_features()).args(["--", "-D", "warnings"]))?;
+            // The fuzzer's programs are outside of the workspace; what members depend on is in their lock file too.
+            let fuzzer = ["metadata", "--locked", "--format-version", "1", "--manifest-path", "fuzz/Cargo.toml"];
+            command(cargo(&fuzzer).stdout(Stdio::null()))?;
             command(over_workspace(&["doc", "--no-deps"], exclude).env("RUSTDOCFLAGS", "-D warnings"))
         }
         Stage::Unit => {
-            command(over_workspace(&["test", "--all-targets"], &without_e2e).env("WHARF_REQUIRE_SYSTEM", require))?;
+            command(over_workspace(&["test", "--all-targets", "--no-fail-fast"], &without_e2e).env("WHARF_REQUIRE_SYSTEM", require))?;
             command(&mut over_workspace(&["test", "--doc"], exclude))
         }
         Stage::Vm => machine::run(&without_e2e, whole),
         Stage::E2e => {
             command(cargo(&["build", "--release", "--example", "mini-cluster", "--locked"]).args(example_features()))?;
-            let mut test = cargo(&["test", "--package", "wharf-e2e", "--locked", "--", "--test-threads=1", "--nocapture"]);
+            let mut test =
+                cargo(&["test", "--package", "wharf-e2e", "--locked", "--no-fail-fast", "--", "--test-threads=1", "--nocapture"]);
             match python::environment() {
                 Ok(interpreter) => {
                     test.env("WHARF_PYTHON", interpreter);
