@@ -33,6 +33,10 @@ fn subresource(row: &Resource, name: &str) -> (String, String, String, &'static 
         "attach" => of("", "v1", "PodAttachOptions", &["create", "get"]),
         "portforward" => of("", "v1", "PodPortForwardOptions", &["create", "get"]),
         "log" => of("", "v1", "Pod", &["get"]),
+        "proxy" => {
+            let kind = format!("{}ProxyOptions", row.kind);
+            of("", "v1", &kind, &["create", "delete", "get", "patch", "update"])
+        }
         "finalize" => of(&row.group, &row.version, &row.kind, &["update"]),
         _ => of(&row.group, &row.version, &row.kind, &["get", "patch", "update"]),
     }

@@ -95,7 +95,9 @@ impl Api for LocalApi {
         let (namespace, name) = (&target.object.namespace, &target.object.name);
         self.authorize("get", row, target.subresource, namespace, name).await?;
         match target.subresource {
-            "" | "status" => self.registry.get(row, if row.namespaced { namespace } else { "" }, name, ReadAt::Newest).await,
+            "" | "status" | "ephemeralcontainers" | "resize" => {
+                self.registry.get(row, if row.namespaced { namespace } else { "" }, name, ReadAt::Newest).await
+            }
             "scale" if row.subresources.contains(&"scale") => self.registry.get_scale(row, namespace, name).await,
             _ => Err(status::no_such_path()),
         }

@@ -14,7 +14,7 @@ pub(crate) use device::{csi_driver, resource_claim, resource_claim_template};
 pub(crate) use extension::{
     admission_policy, admission_policy_binding, api_service, flow_schema, mutating_webhooks, priority_level, validating_webhooks,
 };
-pub(crate) use pod::{pod, pod_template_kind};
+pub(crate) use pod::{pod, pod_template_kind, qos_class};
 pub(crate) use service::{endpoint_slice, endpoints, service};
 pub(crate) use workload::{
     autoscaler, cron_job, daemon_set, deployment, disruption_budget, job, replica_set, replication_controller, stateful_set,

@@ -149,7 +149,7 @@ fn requests_from_limits(c: &mut Map<String, Value>) {
 }
 
 /// The quality of service that a pod's requests and limits amount to.
-fn qos_class(pod: &Value) -> &'static str {
+pub(crate) fn qos_class(pod: &Value) -> &'static str {
     let all = items(pod, &["spec", "containers"]).iter().chain(items(pod, &["spec", "initContainers"]));
     let (mut any, mut guaranteed) = (false, true);
     for container in all {

@@ -217,7 +217,7 @@ impl Resource {
     }
     /// Whether it is a review.
     pub fn is_review(&self) -> bool {
-        self.verbs == REVIEW_VERBS
+        self.verbs == REVIEW_VERBS && self.kind != "Binding"
     }
     /// Whether an update need not say which version it replaces; Kubernetes' `AllowUnconditionalUpdate`.
     pub fn allows_unconditional_update(&self) -> bool {

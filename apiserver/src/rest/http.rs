@@ -21,11 +21,11 @@ use super::params::{self, Params, WriteKind};
 use super::read::{ListAnswer, ListRequest, Watch, WatchEvent, WatchRequest};
 use super::select::Selection;
 use super::subresources::ScaleChange;
-use super::{FieldValidation, Registry, Written, protobuf, status};
+use super::{FieldValidation, Registry, Written, component_status, parts, protobuf, status};
 use crate::openapi;
 use crate::patch;
 use crate::request::{RequestInfo, User};
-use crate::resources::value::as_map;
+use crate::resources::value::{as_map, text};
 use crate::resources::{DeleteRule, Resource, StatusRule};
 use crate::server::Handler;
 use crate::server::body::{Body, typed};
@@ -190,7 +190,8 @@ impl RestService {
             "get" => {
                 let at = params::get_at(&params)?;
                 let object = match info.subresource.as_str() {
-                    "" | "status" | "approval" => self.registry.get(row, namespace, name, at).await?,
+                    "" if component_status::is(row) => self.registry.component_status(row, name).await?,
+                    sub if parts::is_view(sub) => self.registry.get(row, namespace, name, at).await?,
                     "scale" => self.registry.get_scale(row, namespace, name).await?,
                     _ => return Err(status::method_not_supported()),
                 };
@@ -199,7 +200,10 @@ impl RestService {
             "list" => {
                 let params::ListOptions { at, limit, continue_token } = params::list(&params)?;
                 let request = ListRequest { selection: selection(row, info, &params)?, at, limit, continue_token };
-                let answer = self.registry.list(row, &request).await?;
+                let answer = match component_status::is(row) {
+                    true => self.registry.component_statuses(row, &request.selection).await?,
+                    false => self.registry.list(row, &request).await?,
+                };
                 self.many(row, form, &params, answer)
             }
             "watch" => self.watch(row, form, info, &params).await,
@@ -210,7 +214,7 @@ impl RestService {
                 let (body, warnings) = (read.value, told(ctx.validation, read.duplicates)?);
                 let written = match info.subresource.as_str() {
                     "scale" => self.registry.write_scale(&ctx, row, namespace, name, ScaleChange::Replace(body)).await?,
-                    sub @ ("" | "status" | "finalize" | "approval") => self.registry.update(&ctx, row, sub, namespace, name, body).await?,
+                    sub if sub == "finalize" || parts::is_view(sub) => self.registry.update(&ctx, row, sub, namespace, name, body).await?,
                     _ => return Err(status::method_not_supported()),
                 };
                 self.written(row, form, &params, written.warned(warnings))
@@ -224,7 +228,7 @@ impl RestService {
                 let warnings = told(ctx.validation, duplicates)?;
                 let written = match info.subresource.as_str() {
                     "scale" => self.registry.write_scale(&ctx, row, namespace, name, ScaleChange::Patch(parsed)).await?,
-                    sub @ ("" | "status" | "approval") => self.registry.patch(&ctx, row, sub, namespace, name, &parsed).await?,
+                    sub if parts::is_view(sub) => self.registry.patch(&ctx, row, sub, namespace, name, &parsed).await?,
                     _ => return Err(status::method_not_supported()),
                 };
                 self.written(row, form, &params, written.warned(warnings))
@@ -280,6 +284,11 @@ impl RestService {
         let done = || json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
         match info.subresource.as_str() {
             "" if !name.is_empty() => Err(status::method_not_supported()),
+            "" if row.kind == "Binding" => {
+                let pods = self.registry.row("", "v1", "pods").ok_or_else(status::no_such_path)?;
+                self.registry.bind(&ctx, &pods, namespace, text(&body, &["metadata", "name"]), &body).await?;
+                answer(done())
+            }
             "" if row.is_review() => answer(self.registry.review(user, row, "", namespace, "", body).await?),
             "" => {
                 let written = self.registry.create(&ctx, row, namespace, body).await?;

@@ -11,7 +11,7 @@ use wharf_core::store::{ResourceId, Revision};
 
 use super::params::parse_delete_options;
 use super::read::ReadAt;
-use super::{Registry, Tracking, WriteContext, Written, status, timestamp};
+use super::{Registry, Tracking, WriteContext, Written, parts, status, timestamp};
 use crate::patch::{self, Patch};
 use crate::resources::Resource;
 use crate::resources::custom::ScalePaths;
@@ -264,8 +264,8 @@ impl Registry {
                 return Ok(Arc::new(Object::from_served(key, Revision(0), value.to_string().into())));
             }
             (Verb::Update(_), "scale") => self.write_scale(ctx, row, namespace, name, ScaleChange::Replace(body)).await?,
-            (Verb::Update(_), "" | "status" | "finalize" | "approval") => self.update(ctx, row, sub, namespace, name, body).await?,
-            (Verb::Patch { kind, body }, "scale" | "" | "status" | "approval") => {
+            (Verb::Update(_), sub) if sub == "finalize" || parts::is_view(sub) => self.update(ctx, row, sub, namespace, name, body).await?,
+            (Verb::Patch { kind, body }, sub) if sub == "scale" || parts::is_view(sub) => {
                 patch::check(row, kind)?;
                 let patch = Patch::parse(kind, &body)?;
                 match sub {

@@ -9,7 +9,7 @@ use wharf_core::store::{Expect, Key, Op, Record, ResourceId, Revision, StoreErro
 
 use super::admission::{AdmissionRequest, Operation};
 use super::{
-    FieldValidation, MAX_RETRIES, Registry, Tracking, WriteContext, Written, commit, decode, encode, names, present, service_claims,
+    FieldValidation, MAX_RETRIES, Registry, Tracking, WriteContext, Written, commit, decode, encode, names, parts, present, service_claims,
     services, status,
 };
 use crate::patch::{self, Patch};
@@ -86,7 +86,10 @@ impl Registry {
     fn validate(&self, row: &Resource, sub: &str, value: &Value, old: Option<&Value>) -> Result<(), ApiError> {
         let mut causes = Vec::new();
         validation::metadata(row, value, old, &mut causes);
-        row.check(sub, value, old, &mut causes);
+        match parts::rule(row, sub).zip(old) {
+            Some((rule, old)) => rule(value, old, &mut causes),
+            None => row.check(sub, value, old, &mut causes),
+        }
         if causes.is_empty() { Ok(()) } else { Err(status::invalid(&row.group, &row.kind, text(value, &["metadata", "name"]), causes)) }
     }
 
@@ -121,6 +124,7 @@ impl Registry {
         if row.status == StatusRule::Split {
             as_map(&mut value).remove("status");
         }
+        parts::prepare(row, &ctx.user, &mut value);
         row.fill(&mut value);
         // As in Kubernetes, what admission adds is nobody's.
         if ctx.tracking != Tracking::Off {
@@ -348,7 +352,7 @@ impl Registry {
         let mut new = self.decode(ctx, row, new, &mut warnings)?;
         put_namespace(row, &mut new, &key.namespace)?;
         keep_system_metadata(&mut new, &old);
-        keep_parts(row, sub, &mut new, &old);
+        parts::keep(row, sub, &mut new, &old, &self.now());
         row.fill(&mut new);
         match ctx.tracking {
             Tracking::Off => {}
@@ -358,7 +362,7 @@ impl Registry {
         let old = Arc::new(old);
         let request = self.admission_request(ctx, row, Operation::Update, sub, key, Some(old.clone()));
         warnings.extend(self.admission.admit(&request, &mut new).await?);
-        keep_parts(row, sub, &mut new, &old);
+        parts::keep(row, sub, &mut new, &old, &self.now());
         if sub.is_empty() {
             self.allocate(row, &mut new, Some(&old)).await?;
         }
@@ -470,49 +474,6 @@ fn keep_system_metadata(new: &mut Value, old: &Value) {
     // Clients that send no managedFields keep what is there; an empty list takes them away.
     if to.get("managedFields").is_none() {
         copy_member(to, from, "managedFields");
-    }
-}
-
-/// What a write to the main resource or to a subresource must not touch is put back.
-fn keep_parts(row: &Resource, sub: &str, new: &mut Value, old: &Value) {
-    match sub {
-        "" => {
-            if row.status == StatusRule::Split {
-                copy_member(new, old, "status");
-            }
-            if row.delete == DeleteRule::Namespace {
-                let spec = as_map(new).entry("spec").or_insert_with(|| json!({}));
-                copy_member(spec, old.get("spec").unwrap_or(&Value::Null), "finalizers");
-            }
-        }
-        "status" | "approval" => {
-            let status = new.get("status").cloned();
-            let mut meta = old.get("metadata").cloned().unwrap_or_default();
-            let managed = new.get("metadata").cloned().unwrap_or_default();
-            copy_member(&mut meta, &managed, "managedFields");
-            // The node agent reports through the status, annotations and labels included.
-            if matches!(&*row.plural, "pods" | "nodes") && row.group.is_empty() {
-                copy_member(&mut meta, &managed, "annotations");
-                copy_member(&mut meta, &managed, "labels");
-            }
-            *new = old.clone();
-            let map = as_map(new);
-            map.insert("metadata".into(), meta);
-            match status {
-                Some(status) => map.insert("status".into(), status),
-                None => map.remove("status"),
-            };
-        }
-        "finalize" => {
-            let finalizers = at(new, &["spec", "finalizers"]).cloned();
-            *new = old.clone();
-            let spec = object(new, &["spec"]);
-            match finalizers {
-                Some(finalizers) => spec.insert("finalizers".into(), finalizers),
-                None => spec.remove("finalizers"),
-            };
-        }
-        _ => {}
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tables, as kubectl prints them, and objects reduced to their metadata.
 
 pub(crate) mod age;
+mod component_status;
 mod extensions;
 mod infrastructure;
 mod pod;
@@ -17,6 +18,7 @@ use crate::resources::Resource;
 use crate::resources::value::at;
 use crate::rest::status;
 
+pub(crate) use component_status::COMPONENT_STATUSES;
 pub(crate) use extensions::*;
 pub(crate) use infrastructure::*;
 pub(crate) use printers::*;

@@ -1,9 +1,11 @@
 //! What may not be stored, in Kubernetes' words.
 
 mod api_service;
+mod ephemeral;
 mod metadata;
 mod objects;
 mod pod;
+mod resize;
 mod workload;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause;
@@ -12,15 +14,20 @@ use serde_json::Value;
 use crate::rest::status::cause;
 
 pub(crate) use api_service::api_service;
+pub(crate) use ephemeral::ephemeral_containers;
 pub(crate) use metadata::{label_1035, metadata, subdomain};
 pub(crate) use objects::{
     config_map, endpoint_slice, persistent_volume, persistent_volume_claim, role_binding, runtime_class, secret, service, storage_class,
 };
 pub(crate) use pod::pod;
+pub(crate) use resize::resize;
 pub(crate) use workload::{cron_job, deployment, job, replication_controller, stateful_set, workload};
 
 /// Collects what is wrong.
 type Causes = Vec<StatusCause>;
+
+/// Finds what is wrong with an object of which a part was written: new, old.
+pub(crate) type PartRule = fn(&Value, &Value, &mut Vec<StatusCause>);
 
 /// A value as messages show it.
 fn shown(value: &Value) -> String {

@@ -14,10 +14,12 @@ const UPDATE: &str = "pod updates may not change fields other than `spec.contain
 /// Pods.
 pub(crate) fn pod(new: &Value, old: Option<&Value>, causes: &mut Causes) {
     spec(new.get("spec").unwrap_or(&Value::Null), "spec", causes);
-    if let Some(old) = old
-        && !may_become(new, old)
-    {
-        forbidden(causes, "spec", UPDATE);
+    match old {
+        Some(old) if !may_become(new, old) => forbidden(causes, "spec", UPDATE),
+        None if !items(new, &["spec", "ephemeralContainers"]).is_empty() => {
+            forbidden(causes, "spec.ephemeralContainers", "cannot be set on create");
+        }
+        _ => {}
     }
 }
 
@@ -155,7 +157,7 @@ pub(super) fn tolerations(parent: &Value, field: &str, causes: &mut Causes) {
     }
 }
 
-fn container(c: &Value, field: &str, volumes: &HashSet<&str>, init: bool, causes: &mut Causes) {
+pub(super) fn container(c: &Value, field: &str, volumes: &HashSet<&str>, init: bool, causes: &mut Causes) {
     let name = text(c, &["name"]);
     if name.is_empty() {
         required(causes, &format!("{field}.name"), "");
@@ -294,7 +296,7 @@ pub(super) fn port_name(name: &str) -> Option<&'static str> {
     (name.starts_with('-') || name.ends_with('-')).then_some("must not begin or end with a hyphen")
 }
 
-fn amount(value: &Value) -> Result<Quantity, String> {
+pub(super) fn amount(value: &Value) -> Result<Quantity, String> {
     value.as_str().unwrap_or_default().parse::<Quantity>().map_err(|e| e.to_string())
 }
 

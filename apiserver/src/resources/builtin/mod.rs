@@ -28,7 +28,7 @@ use k8s_openapi::api::storage::v1 as storage;
 use wharf_core::object::Object;
 use wharf_core::store::ResourceId;
 
-use super::{DeleteRule, Resource, StatusRule, StoredAs};
+use super::{DeleteRule, REVIEW_VERBS, Resource, StatusRule, StoredAs};
 use crate::{defaults, table, validation};
 
 type Field<'a> = Option<Cow<'a, str>>;
@@ -162,7 +162,7 @@ fn core_rows() -> Vec<Resource> {
         .with_generation()
         .short(&["po"])
         .category(ALL)
-        .with_subresources(&["attach", "binding", "eviction", "exec", "log", "portforward", "status"])
+        .with_subresources(&["attach", "binding", "ephemeralcontainers", "eviction", "exec", "log", "portforward", "resize", "status"])
         .defaults(defaults::pod)
         .validate(validation::pod)
         .fields(pod_fields)
@@ -195,7 +195,13 @@ fn core_rows() -> Vec<Resource> {
             .columns(&table::PERSISTENT_VOLUMES),
     );
     volumes.validate = validation::persistent_volume;
+    let mut bindings = Resource::of::<core::Binding>(true);
+    bindings.verbs = REVIEW_VERBS;
+    let mut component_statuses = Resource::of::<core::ComponentStatus>(false).short(&["cs"]).columns(&table::COMPONENT_STATUSES);
+    component_statuses.verbs = &["get", "list"];
     vec![
+        bindings,
+        component_statuses,
         pods,
         namespaces,
         nodes,
@@ -363,6 +369,8 @@ mod tests {
 
     /// What Kubernetes 1.36 serves by default with `v1` or `v2` in its name: group/version, plural, short names, namespaced.
     const SERVED: &str = "
+        v1 bindings - ns
+        v1 componentstatuses cs -
         v1 configmaps cm ns
         v1 endpoints ep ns
         v1 events ev ns

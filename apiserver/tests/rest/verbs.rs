@@ -1,7 +1,5 @@
 //! The verbs through the `Api` trait and through HTTP requests, over the memory store.
 
-#![allow(clippy::unwrap_used, reason = "tests may")]
-
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,80 +9,15 @@ use http_body_util::BodyExt;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
 use serde_json::{Value, json};
-use wharf_apiserver::ApiServer;
 use wharf_apiserver::request::User;
 use wharf_apiserver::rest::path;
-use wharf_core::api::{Api, ApiError, ApiEvent, ApiExt, DeleteParams, Kind, PatchKind, Propagation, Query, Target, Verb, Write};
-use wharf_core::clock::{Clock, ManualClock};
+use wharf_core::api::{ApiError, ApiEvent, ApiExt, DeleteParams, PatchKind, Propagation, Query, Target, Verb, Write};
+use wharf_core::clock::Clock;
 use wharf_core::object::{ObjectRef, resource_of};
 use wharf_core::store::SharedStore;
 use wharf_store_memory::MemoryStore;
 
-struct World {
-    server: ApiServer,
-    api: Arc<dyn Api>,
-    store: SharedStore,
-    clock: ManualClock,
-}
-
-async fn world_over(store: SharedStore) -> World {
-    let clock = ManualClock::default();
-    let shared: Arc<dyn Clock> = Arc::new(clock.clone());
-    let server = ApiServer::builder(store.clone(), shared).build().await.unwrap();
-    let api = server.local(User::master("admin"));
-    World { server, api, store, clock }
-}
-
-async fn world() -> World {
-    world_over(Arc::new(MemoryStore::new())).await
-}
-
-fn typed<K: Kind>(value: Value) -> K {
-    serde_json::from_value(value).unwrap()
-}
-
-fn pod(name: &str) -> Pod {
-    typed(json!({"metadata":{"name":name,"namespace":"default","labels":{"app":name}},"spec":{"containers":[{"name":"a","image":"x:1"}]}}))
-}
-
-fn deployment(name: &str) -> Value {
-    json!({"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":name},
-        "spec":{"selector":{"matchLabels":{"app":name}},"template":{"metadata":{"labels":{"app":name}},"spec":{"containers":[{"name":"a","image":"x:1"}]}}}})
-}
-
-fn at(name: &str) -> ObjectRef {
-    ObjectRef::new("default", name)
-}
-
-impl World {
-    async fn http(&self, method: Method, uri: &str, content_type: &str, body: impl Into<Bytes>) -> (u16, Value, http::HeaderMap) {
-        self.http_accepting(method, uri, content_type, "application/json", body).await
-    }
-    async fn http_accepting(
-        &self,
-        method: Method,
-        uri: &str,
-        content_type: &str,
-        accept: &str,
-        body: impl Into<Bytes>,
-    ) -> (u16, Value, http::HeaderMap) {
-        let request = Request::builder().method(method).uri(uri).header("content-type", content_type).header("accept", accept);
-        let request = request.body(body.into()).unwrap();
-        let info = path::parse(request.method(), request.uri());
-        let response = self.server.rest().handle(request, &info, &Arc::new(User::master("admin"))).await;
-        let (parts, body) = response.into_parts();
-        let bytes = body.collect().await.unwrap().to_bytes();
-        (parts.status.as_u16(), serde_json::from_slice(&bytes).unwrap_or(Value::Null), parts.headers)
-    }
-    async fn get(&self, uri: &str) -> (u16, Value) {
-        let (code, value, _) = self.http(Method::GET, uri, "", "").await;
-        (code, value)
-    }
-    async fn post(&self, uri: &str, body: &Value) -> (u16, Value) {
-        let (code, value, _) = self.http(Method::POST, uri, "application/json", body.to_string()).await;
-        (code, value)
-    }
-}
+use crate::world::{at, deployment, pod, typed, world, world_over};
 
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 const PODS: &str = "/api/v1/namespaces/default/pods";

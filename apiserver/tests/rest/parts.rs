@@ -1,0 +1,110 @@
+//! Parts of objects that are written by themselves.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::world::{World, world};
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
+
+async fn with_pod(resources: Value) -> World {
+    let w = world().await;
+    let pod = json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "main", "image": "x:1", "resources": resources}]}});
+    assert_eq!(w.post(PODS, &pod).await.0, 201);
+    w
+}
+
+#[tokio::test]
+async fn ephemeral_containers_are_added_through_their_part_alone() {
+    let w = with_pod(json!({})).await;
+    let uri = format!("{PODS}/a/ephemeralcontainers");
+    let debugger = json!({"spec": {"ephemeralContainers": [{"name": "debug", "image": "busybox", "stdin": true, "targetContainerName": "main"}], "nodeName": "n"}});
+    let (code, pod) = w.patch(&uri, STRATEGIC, &debugger).await;
+    assert_eq!((code, &pod["kind"]), (200, &json!("Pod")), "{pod}");
+    let made = &pod["spec"]["ephemeralContainers"][0];
+    assert_eq!(
+        (&made["name"], &made["imagePullPolicy"], &made["terminationMessagePath"]),
+        (&json!("debug"), &json!("Always"), &json!("/dev/termination-log"))
+    );
+    assert_eq!((pod["spec"].get("nodeName"), &pod["metadata"]["generation"]), (None, &json!(2)));
+    // A second one joins the first, as a strategic merge by name does.
+    let (code, pod) = w.patch(&uri, STRATEGIC, &json!({"spec": {"ephemeralContainers": [{"name": "more", "image": "busybox"}]}})).await;
+    assert_eq!((code, pod["spec"]["ephemeralContainers"].as_array().unwrap().len()), (200, 2));
+    assert_eq!(w.get(&uri).await.1, w.get(&format!("{PODS}/a")).await.1);
+    let (code, refused) = w.patch(&uri, "application/merge-patch+json", &json!({"spec": {"ephemeralContainers": []}})).await;
+    assert_eq!((code, &refused["reason"]), (422, &json!("Invalid")));
+    let removed =
+        |name: &str| format!("spec.ephemeralContainers: Forbidden: existing ephemeral containers \"{name}\" may not be removed\n");
+    let mut both = [removed("debug"), removed("more")];
+    if !refused["message"].as_str().unwrap().contains(&both.join(", ")) {
+        both.reverse();
+    }
+    assert_eq!(refused["message"], format!("Pod \"a\" is invalid: [{}]", both.join(", ")));
+    // They are no part of a write to the pod itself, and none is made with a pod.
+    let (code, refused) =
+        w.patch(&format!("{PODS}/a"), STRATEGIC, &json!({"spec": {"ephemeralContainers": [{"name": "x", "image": "y"}]}})).await;
+    assert_eq!(code, 422, "{refused}");
+    let early = json!({"metadata": {"name": "b"}, "spec": {"containers": [{"name": "m", "image": "x"}], "ephemeralContainers": [{"name": "d", "image": "x"}]}});
+    let (code, refused) = w.post(PODS, &early).await;
+    assert_eq!(
+        (code, &refused["message"]),
+        (422, &json!("Pod \"b\" is invalid: spec.ephemeralContainers: Forbidden: cannot be set on create"))
+    );
+}
+
+#[tokio::test]
+async fn a_pod_is_resized_through_its_part_alone() {
+    let w = with_pod(json!({"requests": {"cpu": "100m"}})).await;
+    let uri = format!("{PODS}/a/resize");
+    let to = |cpu: &str| json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "main", "image": "other", "resources": {"requests": {"cpu": cpu}}}]}});
+    let (code, pod) = w.patch(&uri, STRATEGIC, &to("200m")).await;
+    assert_eq!(code, 200, "{pod}");
+    let main = &pod["spec"]["containers"][0];
+    assert_eq!(
+        (&main["resources"]["requests"]["cpu"], &main["image"], pod["metadata"].get("labels")),
+        (&json!("200m"), &json!("x:1"), None)
+    );
+    assert_eq!((&pod["metadata"]["generation"], &pod["status"]["qosClass"]), (&json!(2), &json!("Burstable")));
+    let (code, refused) = w.patch(&format!("{PODS}/a"), STRATEGIC, &to("300m")).await;
+    assert_eq!(code, 422, "{refused}");
+    let (code, refused) =
+        w.patch(&uri, "application/merge-patch+json", &json!({"spec": {"containers": [{"name": "main", "image": "x:1"}]}})).await;
+    let why = "[spec: Invalid value: \"Burstable\": Pod QOS Class may not change as a result of resizing, \
+        spec.containers[0].resources.requests: Forbidden: resource requests cannot be removed]";
+    assert_eq!((code, &refused["message"]), (422, &json!(format!("Pod \"a\" is invalid: {why}"))));
+    // Once a container runs on a node that does not tell what it has, the node cannot resize.
+    let running = json!({"status": {"containerStatuses": [{"name": "main", "image": "x", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}}}]}});
+    assert_eq!(w.patch(&format!("{PODS}/a/status"), STRATEGIC, &running).await.0, 200);
+    let (code, refused) = w.patch(&uri, STRATEGIC, &to("300m")).await;
+    let why = "spec: Forbidden: Pod running on node without support for resize";
+    assert_eq!((code, &refused["message"]), (422, &json!(format!("Pod \"a\" is invalid: {why}"))));
+}
+
+#[tokio::test]
+async fn pods_are_bound_by_the_older_path_too() {
+    let w = with_pod(json!({})).await;
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "a"}, "target": {"kind": "Node", "name": "n"}});
+    let (code, done) = w.post("/api/v1/namespaces/default/bindings", &binding).await;
+    assert_eq!((code, &done["status"]), (201, &json!("Success")), "{done}");
+    assert_eq!(w.get(&format!("{PODS}/a")).await.1["spec"]["nodeName"], "n");
+    let (code, refused) = w.post("/api/v1/namespaces/default/bindings", &binding).await;
+    assert_eq!(
+        (code, &refused["message"]),
+        (409, &json!("Operation cannot be fulfilled on pods/binding \"a\": pod a is already assigned to node \"n\""))
+    );
+    assert_eq!(w.http(Method::GET, "/api/v1/namespaces/default/bindings", "", "").await.0, 405);
+}
+
+#[tokio::test]
+async fn components_are_told_of() {
+    let w = world().await;
+    let (code, list) = w.get("/api/v1/componentstatuses").await;
+    assert_eq!((code, &list["kind"]), (200, &json!("ComponentStatusList")), "{list}");
+    let one = &list["items"][0];
+    assert_eq!((&one["metadata"]["name"], &one["conditions"][0]["status"]), (&json!("etcd-0"), &json!("True")));
+    assert_eq!(w.get("/api/v1/componentstatuses/etcd-0").await.1["conditions"], one["conditions"]);
+    let (code, missing) = w.get("/api/v1/componentstatuses/x").await;
+    assert_eq!((code, &missing["message"]), (404, &json!("componentstatuses \"x\" not found")));
+    assert_eq!(w.post("/api/v1/componentstatuses", &json!({"metadata": {"name": "x"}})).await.0, 405);
+}
