@@ -36,16 +36,15 @@
 //!   of keys and values.
 //! - Refused with `Unimplemented` and a text: users and roles, changes of members, downgrades.
 //!
-//! `etcdctl` before 3.5 asks some things (status, snapshots) of an endpoint that is an URL with an `:authority` that is none, which the HTTP
-//! library refuses before the bridge sees it. Give it `--endpoints=HOST:PORT`.
-//!
 //! # Who else may write
 //! Everything is kept under one resource of the store, that only one bridge at a time is to write to. See [`EtcdBridgeBuilder::resource`].
 
+mod authority;
 mod backend;
 mod backup;
 mod bolt;
 mod check;
+mod connection;
 mod entry;
 mod fault;
 mod hub;

@@ -8,10 +8,12 @@ use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use etcd_client::proto::{PbClusterServer, PbKvServer, PbLeaseServer, PbMaintenanceServer, PbWatchServer};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tonic::service::Routes;
+use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
+use crate::connection;
 use crate::services::{AuthService, ClusterService, KvService, LeaseService, MaintenanceService, WatchService};
 use crate::{ETCD_VERSION, EtcdBridge};
 
@@ -45,7 +47,7 @@ pub enum ServeError {
     #[error("the certificates cannot be used: {source}; give certificate, key and client CA in PEM")]
     Tls {
         /// Why.
-        source: tonic::transport::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The listener has no address.
     #[error("the listener cannot be used: {source}")]
@@ -70,11 +72,8 @@ impl EtcdBridge {
     /// # Errors
     /// [`ServeError`].
     pub async fn serve(&self, listener: TcpListener, tls: BridgeTls, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
-        let config = ServerTlsConfig::new()
-            .identity(Identity::from_pem(&tls.certificate, &tls.key))
-            .client_ca_root(Certificate::from_pem(&tls.client_ca));
-        let server = Server::builder().tls_config(config).map_err(|source| ServeError::Tls { source })?;
-        self.run(server, "https", listener, shutdown).await
+        let tls = connection::acceptor(&tls).map_err(|source| ServeError::Tls { source })?;
+        self.run(Some(tls), listener, shutdown).await
     }
 
     /// Serves anybody who can connect, without encryption, until `shutdown`: for tests, and behind something that protects it.
@@ -85,18 +84,17 @@ impl EtcdBridge {
     /// # Errors
     /// [`ServeError`].
     pub async fn serve_without_tls(&self, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
-        // For /health and /version; over TLS, ALPN decides.
-        self.run(Server::builder().accept_http1(true), "http", listener, shutdown).await
+        self.run(None, listener, shutdown).await
     }
 
     async fn run(
         &self,
-        server: Server,
-        scheme: &str,
+        tls: Option<TlsAcceptor>,
         listener: TcpListener,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), ServeError> {
         let address = listener.local_addr().map_err(|source| ServeError::Listener { source })?;
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let mut client_urls = self.client_urls.clone();
         if client_urls.is_empty() {
             client_urls.push(format!("{scheme}://{address}"));
@@ -129,10 +127,12 @@ impl EtcdBridge {
             }
             stopped.cancel();
         };
-        server
+        Server::builder()
+            // For /health and /version; over TLS, ALPN decides.
+            .accept_http1(tls.is_none())
             .max_concurrent_streams(MAX_STREAMS)
             .add_routes(router.into())
-            .serve_with_incoming_shutdown(incoming, ended)
+            .serve_with_incoming_shutdown(connection::incoming(incoming, tls, self.shared.clock.clone()), ended)
             .await
             .map_err(|source| ServeError::Server { source })
     }

@@ -16,6 +16,8 @@ use crate::support::Served;
 
 struct Ctl {
     served: Served,
+    /// Whether the endpoint is said as an URL.
+    url: bool,
 }
 
 impl Ctl {
@@ -26,13 +28,13 @@ impl Ctl {
                 None
             }
             Err(error) => panic!("{error}"),
-            Ok(_) => Some(Self { served: Served::memory().await }),
+            Ok(_) => Some(Self { served: Served::memory().await, url: false }),
         }
     }
     fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("etcdctl");
-        // Without the scheme: of an URL this etcdctl makes an `:authority` that is none, which the HTTP library refuses.
-        command.env("ETCDCTL_API", "3").arg(format!("--endpoints=127.0.0.1:{}", self.served.port)).args(words).kill_on_drop(true);
+        let scheme = if self.url { "http://" } else { "" };
+        command.env("ETCDCTL_API", "3").arg(format!("--endpoints={scheme}127.0.0.1:{}", self.served.port)).args(words).kill_on_drop(true);
         command
     }
     async fn output(&self, words: &[&str]) -> Output {
@@ -133,6 +135,17 @@ async fn leases() {
 #[tokio::test]
 async fn maintenance() {
     let Some(ctl) = Ctl::or_omit("bridge.etcdctl.maintenance").await else { return };
+    maintain(ctl).await;
+}
+
+/// This etcdctl makes an `:authority` of it that is none.
+#[tokio::test]
+async fn maintenance_of_an_url() {
+    let Some(ctl) = Ctl::or_omit("bridge.etcdctl.url").await else { return };
+    maintain(Ctl { url: true, ..ctl }).await;
+}
+
+async fn maintain(ctl: Ctl) {
     ctl.ok(&["put", "a", "1"]).await;
     let health = ctl.output(&["endpoint", "health"]).await;
     assert!(health.status.success(), "{health:?}");
@@ -145,6 +158,10 @@ async fn maintenance() {
     assert_eq!(ctl.ok(&["alarm", "list"]).await, "");
     let hash = ctl.ok(&["endpoint", "hashkv", "--write-out=json"]).await;
     assert!(hash.contains(r#""compact_revision":2"#), "{hash}");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("snapshot");
+    ctl.ok(&["snapshot", "save", file.to_str().unwrap()]).await;
+    assert!(ctl.ok(&["snapshot", "status", file.to_str().unwrap(), "-w", "json"]).await.contains(r#""revision":2"#));
     // What it cannot do it says.
     assert!(ctl.fails(&["user", "list"]).await.contains("no users and roles"));
     assert!(ctl.fails(&["member", "remove", "1"]).await.contains("no members that come and go"));

@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
@@ -13,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use wharf_bridge_etcd::{BridgeTls, EtcdBridge, ServeError};
 use wharf_core::clock::SystemClock;
 use wharf_core::store::{ObjectStore, Revision};
+use wharf_core::testing::omit;
 use wharf_store_etcd::{EtcdOptions, EtcdStore, EtcdTls};
 use wharf_store_memory::MemoryStore;
 
@@ -62,6 +64,37 @@ async fn a_client_needs_a_certificate_of_the_right_authority() {
     assert_eq!(store.revision().await.unwrap(), Revision(1));
     assert!(connect(None).await.is_err());
     assert!(connect(Some(other.issue(ExtendedKeyUsagePurpose::ClientAuth))).await.is_err());
+    server.abort();
+}
+
+/// Its calls of maintenance have the URL as `:authority`, behind the encryption.
+#[tokio::test]
+async fn etcdctl_asks_for_the_status_of_an_url() {
+    if let Err(error) = std::process::Command::new("etcdctl").env("ETCDCTL_API", "3").arg("version").output() {
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        return omit("bridge.tls.etcdctl", "etcdctl is missing: install Debian's etcd-client");
+    }
+    let ca = Ca::new();
+    let (certificate, key) = ca.issue(ExtendedKeyUsagePurpose::ServerAuth);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let bridge = bridge().await;
+    let tls = BridgeTls { certificate, key, client_ca: ca.pem.clone() };
+    let server = tokio::spawn(async move { bridge.serve(listener, tls, std::future::pending()).await });
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = ca.issue(ExtendedKeyUsagePurpose::ClientAuth);
+    let file = |name: &str, content: &[u8]| {
+        std::fs::write(folder.path().join(name), content).unwrap();
+        folder.path().join(name)
+    };
+    let mut command = tokio::process::Command::new("etcdctl");
+    command.env("ETCDCTL_API", "3").arg(format!("--endpoints=https://localhost:{port}")).kill_on_drop(true);
+    for (option, path) in [("--cacert", file("ca", &ca.pem)), ("--cert", file("cert", &certificate)), ("--key", file("key", &key))] {
+        command.arg(option).arg(path);
+    }
+    let output = command.args(["endpoint", "status", "-w", "json"]).output().await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8(output.stdout).unwrap().contains(r#""version":"3.6.0""#));
     server.abort();
 }
 
