@@ -26,6 +26,7 @@ use crate::rest::admission::{Admission, AdmissionChain};
 use crate::rest::{Registry, RestService, ServiceRanges, status};
 use crate::server::{ApiServerParts, ApiServerService, Check, Checks};
 use crate::stream::PodStreams;
+use crate::stream::proxy::{Dialer, NetworkDialer, Proxy};
 
 /// Builds an [`ApiServer`]. Only a store and a clock are needed.
 #[derive(Debug)]
@@ -39,6 +40,7 @@ pub struct ApiServerBuilder {
     tokens: Vec<(String, User)>,
     issuer: String,
     nodes: Option<Arc<dyn NodeConnector>>,
+    dialer: Arc<dyn Dialer>,
     table: ResourceTable,
     ranges: ServiceRanges,
     admission: Vec<Arc<dyn Admission>>,
@@ -76,6 +78,11 @@ impl ApiServerBuilder {
     /// How to reach into pods; without it logs, exec, attach and port-forward are not implemented.
     pub fn nodes(mut self, nodes: Arc<dyn NodeConnector>) -> Self {
         self.nodes = Some(nodes);
+        self
+    }
+    /// How `proxy` reaches pods and nodes; over the machine's own network if not given.
+    pub fn dialer(mut self, dialer: Arc<dyn Dialer>) -> Self {
+        self.dialer = dialer;
         self
     }
     /// Where Services get their addresses from.
@@ -156,6 +163,7 @@ impl ApiServerBuilder {
             handler: Arc::new(rest.clone()),
             authenticator,
             authorizer: authorizer.clone(),
+            proxy: Proxy::new(internal.clone(), self.dialer, clock.clone(), stop.clone()),
             streams: self.nodes.map(|nodes| PodStreams::new(internal, nodes, clock.clone(), stop.clone())),
             tokens: Some(tokens.clone()),
             checks: checks(store, rbac.clone()),
@@ -203,6 +211,7 @@ impl ApiServer {
             tokens: Vec::new(),
             issuer: DEFAULT_ISSUER.to_owned(),
             nodes: None,
+            dialer: Arc::new(NetworkDialer),
             table: ResourceTable::builtin(),
             ranges: ServiceRanges::default(),
             admission: Vec::new(),

@@ -37,6 +37,7 @@ use crate::metrics::ServerMetrics;
 use crate::request::{RequestInfo, RequestUser, User};
 use crate::rest::{names, path};
 use crate::stream::PodStreams;
+use crate::stream::proxy::{self, Proxy};
 
 pub use body::Body;
 pub use handler::Handler;
@@ -64,6 +65,8 @@ pub struct ApiServerParts {
     pub authorizer: Arc<dyn Authorizer>,
     /// Reaches into pods; without it logs, exec, attach and port-forward are answered with 501.
     pub streams: Option<PodStreams>,
+    /// Passes requests on to pods, services and nodes.
+    pub proxy: Proxy,
     /// Publishes the key of service-account tokens.
     pub tokens: Option<ServiceAccountTokens>,
     /// What `/healthz`, `/livez` and `/readyz` ask.
@@ -200,6 +203,9 @@ impl Inner {
                 self.authorize(&user, &RequestInfo { verb: "create".into(), ..info.clone() }).await?;
             }
             return streams.serve(&user, info, &parts, upgrade).await;
+        }
+        if Proxy::serves(info) {
+            return Box::pin(self.parts.proxy.serve(info, parts, upgrade, proxy::body_of(request_body))).await;
         }
         let work = async {
             let body = read(&parts, request_body).await?;

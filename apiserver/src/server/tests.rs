@@ -38,6 +38,7 @@ use crate::gate::late::{LateLayers, Layers};
 use crate::gate::{GateReviews, authentication, authorization};
 use crate::pki::{Identity, Pki};
 use crate::rest::admission::Reviews;
+use crate::stream::proxy::NetworkDialer;
 
 /// A fixed set of objects.
 #[derive(Debug, Default)]
@@ -203,6 +204,7 @@ async fn world(clock: Arc<dyn Clock>) -> World {
         handler: echo.clone(),
         authenticator,
         authorizer,
+        proxy: Proxy::new(shared.clone(), Arc::new(NetworkDialer), clock.clone(), stop.clone()),
         streams: Some(PodStreams::new(shared, Arc::new(Cat), clock.clone(), stop.clone())),
         tokens: Some(tokens.clone()),
         checks: Checks::new(vec![Check::new("store", false, || Box::pin(async { Err("gone".into()) }))]),

@@ -1,9 +1,10 @@
-//! Logs, exec, attach and port-forward: from the client's connection to the pod's node.
+//! Logs, exec, attach and port-forward: from the client's connection to the pod's node. And `proxy`, to whatever listens there.
 
 mod container;
 mod exec;
 mod logs;
 mod port_forward;
+pub mod proxy;
 mod spdy;
 mod tunnel;
 mod websocket;

@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
 mod parts;
+mod proxy;
 mod verbs;
 mod world;

@@ -162,7 +162,18 @@ fn core_rows() -> Vec<Resource> {
         .with_generation()
         .short(&["po"])
         .category(ALL)
-        .with_subresources(&["attach", "binding", "ephemeralcontainers", "eviction", "exec", "log", "portforward", "resize", "status"])
+        .with_subresources(&[
+            "attach",
+            "binding",
+            "ephemeralcontainers",
+            "eviction",
+            "exec",
+            "log",
+            "portforward",
+            "proxy",
+            "resize",
+            "status",
+        ])
         .defaults(defaults::pod)
         .validate(validation::pod)
         .fields(pod_fields)
@@ -177,12 +188,12 @@ fn core_rows() -> Vec<Resource> {
     namespaces.status = StatusRule::Split;
     namespaces.delete = DeleteRule::Namespace;
     let mut nodes =
-        Resource::of::<core::Node>(false).short(&["no"]).with_subresources(&["status"]).fields(node_fields).columns(&table::NODES);
+        Resource::of::<core::Node>(false).short(&["no"]).with_subresources(&["proxy", "status"]).fields(node_fields).columns(&table::NODES);
     nodes.status = StatusRule::Split;
     let mut services = Resource::of::<core::Service>(true)
         .short(&["svc"])
         .category(ALL)
-        .with_subresources(&["status"])
+        .with_subresources(&["proxy", "status"])
         .defaults(defaults::service)
         .validate(validation::service)
         .fields(service_fields)
