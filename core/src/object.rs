@@ -229,6 +229,7 @@ impl fmt::Debug for Object {
 }
 
 const METADATA: &[u8] = br#""metadata":{"#;
+const MANAGED: &[u8] = br#""managedFields":"#;
 /// What a resourceVersion adds at most, in bytes: its name, twenty digits and punctuation.
 const MAX_SPLICE: usize = 42;
 /// Room for an object that is being encoded, in bytes, before it grows.
@@ -240,34 +241,92 @@ const FIRST_ROOM: usize = 2048;
 /// # Errors
 /// When `value` is not a JSON object.
 pub fn encode_stored(value: &serde_json::Value) -> Result<Bytes, serde_json::Error> {
-    use serde::ser::{Error, SerializeMap, Serializer};
+    encode_managed(value, "")
+}
+
+/// The same with its managedFields, the text of a list or nothing, where [`split_managed`] finds them without parsing.
+///
+/// # Errors
+/// When `value` is not a JSON object.
+pub fn encode_managed(value: &serde_json::Value, managed: &str) -> Result<Bytes, serde_json::Error> {
+    use serde::ser::Error;
+    fn put(out: &mut Vec<u8>, name: &str, value: &serde_json::Value) -> Result<(), serde_json::Error> {
+        if out.last() != Some(&b'{') {
+            out.push(b',');
+        }
+        serde_json::to_writer(&mut *out, name)?;
+        out.push(b':');
+        serde_json::to_writer(out, value)
+    }
     let map = value.as_object().ok_or_else(|| serde_json::Error::custom("an object is expected"))?;
-    let mut out = Vec::with_capacity(FIRST_ROOM);
-    let mut serializer = serde_json::Serializer::new(&mut out);
-    let mut state = serializer.serialize_map(None)?;
+    let mut out = Vec::with_capacity(FIRST_ROOM + managed.len());
+    out.push(b'{');
     for name in ["apiVersion", "kind"] {
         if let Some(value) = map.get(name) {
-            state.serialize_entry(name, value)?;
+            put(&mut out, name, value)?;
         }
     }
-    state.serialize_entry("metadata", &WithoutRevision(map.get("metadata").and_then(serde_json::Value::as_object)))?;
+    if out.last() != Some(&b'{') {
+        out.push(b',');
+    }
+    out.extend_from_slice(METADATA);
+    if !managed.is_empty() {
+        out.extend_from_slice(MANAGED);
+        out.extend_from_slice(managed.as_bytes());
+    }
+    for (name, value) in map.get("metadata").and_then(serde_json::Value::as_object).into_iter().flatten() {
+        if name != "resourceVersion" && (managed.is_empty() || name != "managedFields") {
+            put(&mut out, name, value)?;
+        }
+    }
+    out.push(b'}');
     for (name, value) in map {
         if !matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
-            state.serialize_entry(name, value)?;
+            put(&mut out, name, value)?;
         }
     }
-    SerializeMap::end(state)?;
+    out.push(b'}');
     // It is kept for as long as the object lives.
     out.shrink_to_fit();
     Ok(out.into())
 }
 
-/// Metadata, but for what a store gives.
-struct WithoutRevision<'a>(Option<&'a serde_json::Map<String, serde_json::Value>>);
+/// What [`encode_managed`] made, taken apart: the object without its managedFields, and their text. `None` where it has none in that place.
+pub fn split_managed(stored: &[u8]) -> Option<(Vec<u8>, &str)> {
+    let at = place_of(stored)?;
+    let (head, list) = stored.split_at_checked(at)?;
+    let list = list.strip_prefix(MANAGED)?;
+    let (list, rest) = list.split_at_checked(list_end(list)?)?;
+    let mut out = Vec::with_capacity(head.len() + rest.len());
+    out.extend_from_slice(head);
+    out.extend_from_slice(rest.strip_prefix(b",").unwrap_or(rest));
+    Some((out, std::str::from_utf8(list).ok()?))
+}
 
-impl serde::Serialize for WithoutRevision<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.into_iter().flatten().filter(|(name, _)| *name != "resourceVersion"))
+/// Where the JSON list that a text begins with ends.
+fn list_end(text: &[u8]) -> Option<usize> {
+    let (mut depth, mut at) = (0_usize, 0);
+    loop {
+        match text.get(at)? {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => {
+                depth = depth.checked_sub(1)?;
+                if depth == 0 {
+                    return Some(at + 1);
+                }
+            }
+            b'"' => loop {
+                at += 1;
+                match text.get(at)? {
+                    b'\\' => at += 1,
+                    b'"' => break,
+                    _ => {}
+                }
+            },
+            _ if depth == 0 => return None,
+            _ => {}
+        }
+        at += 1;
     }
 }
 
@@ -374,6 +433,23 @@ mod tests {
         let stored = encode_stored(&json!({"apiVersion":"v1","kind":"X"})).unwrap();
         let value: serde_json::Value = serde_json::from_slice(&splice_revision(&stored, Revision(1))).unwrap();
         assert_eq!(value["metadata"]["resourceVersion"], "1");
+    }
+
+    #[test]
+    fn managed_fields_come_apart_again() {
+        let value = json!({"apiVersion":"v1","kind":"X","metadata":{"name":"a","resourceVersion":"1"},"data":{"x":"]"}});
+        let without = encode_stored(&value).unwrap();
+        for managed in ["[]", r#"[{"manager":"\"]}\\","fieldsV1":{"k:{\"a\":\"[\"}":{}}},{"a":[]}]"#] {
+            let stored = encode_managed(&value, managed).unwrap();
+            let parsed: serde_json::Value = serde_json::from_slice(&stored).unwrap();
+            assert_eq!(parsed["metadata"]["managedFields"], serde_json::from_str::<serde_json::Value>(managed).unwrap());
+            assert_eq!(split_managed(&stored), Some((without.to_vec(), managed)));
+        }
+        let nothing_else = encode_managed(&json!({"metadata":{}}), "[]").unwrap();
+        assert_eq!(split_managed(&nothing_else), Some((encode_stored(&json!({})).unwrap().to_vec(), "[]")));
+        assert_eq!(split_managed(&without), None);
+        assert_eq!(split_managed(br#"{"metadata":{"managedFields":[{"a":"b]"#), None);
+        assert_eq!(split_managed(br#"{"metadata":{"managedFields":null}}"#), None);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Server-side apply, and the entries of managedFields that all other writes leave.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
-use crate::compare::{self, Side, objects, touched};
+use crate::compare::{self, Comparison, Side, objects};
 use crate::entries::{self, Entry, Operation};
-use crate::fields::{self, Fields};
+use crate::fields::Fields;
 use crate::merge;
 use crate::shape::Shape;
 
@@ -34,8 +36,8 @@ pub struct Writer<'a> {
     pub scope: Scope<'a>,
 }
 
-impl Writer<'_> {
-    fn entry(&self, operation: Operation, fields: Fields) -> Entry {
+impl<'t> Writer<'t> {
+    fn entry(&self, operation: Operation, fields: Fields<'t>) -> Entry<'t> {
         Entry {
             operation,
             time: self.time.into(),
@@ -99,56 +101,73 @@ fn metadata(value: &mut Value) -> Option<&mut Map<String, Value>> {
     value.get_mut("metadata").and_then(Value::as_object_mut)
 }
 
-fn managed_fields(value: Option<&Value>) -> Value {
-    value.and_then(|v| v.get("metadata")).and_then(|m| m.get("managedFields")).cloned().unwrap_or_default()
-}
-
-fn put(value: &mut Value, entries: Vec<Entry>) {
-    if let Some(meta) = metadata(value)
-        && !entries.is_empty()
-    {
-        meta.insert("managedFields".into(), entries::write(entries));
-    }
-}
-
-/// Records what a create, an update or a patch of another kind than apply has changed; `live` is what was there before.
+/// Records what a create, an update or a patch of another kind than apply has changed. `live` is what was there before and `managed` its
+/// managedFields; neither object has them in it. The answer is the managedFields of `new`.
 ///
-/// managedFields that the client sent are taken for those of before, if they can be read; `[]` and `[{}]` take all away. An object whose
+/// Those that the client `sent` are taken for those of before, if they can be read; `[]` and `[{}]` take all away. An object whose
 /// managedFields were taken away is tracked again once it is applied to.
-pub fn update<'a, S: Shape<'a>>(shape: S, live: Option<&Value>, new: &mut Value, writer: Writer<'_>) {
-    let sent = metadata(new).and_then(|m| m.remove("managedFields")).unwrap_or_default();
-    let entries = if !writer.subresource.is_empty() {
-        entries::read(managed_fields(live)).unwrap_or_default()
-    } else if entries::is_reset(&sent) {
-        Vec::new()
-    } else {
-        match entries::read(sent) {
-            Ok(entries) if !entries.is_empty() => entries,
-            _ => entries::read(managed_fields(live)).unwrap_or_default(),
-        }
+pub fn update<'t, 'a, S: Shape<'a>>(
+    shape: S,
+    live: Option<&'t Value>,
+    managed: &'t str,
+    new: &'t Value,
+    sent: Option<&'t str>,
+    writer: Writer<'t>,
+) -> Cow<'t, str> {
+    let before = match sent {
+        Some(sent) if writer.subresource.is_empty() && entries::is_reset(sent) => Before::Read(Vec::new()),
+        Some(sent) if writer.subresource.is_empty() => match entries::read_sent(sent) {
+            Some(entries) if !entries.is_empty() => Before::Read(entries),
+            _ => Before::Kept,
+        },
+        _ => Before::Kept,
     };
-    if entries.is_empty() && live.is_some() {
-        return;
+    let nobody = match &before {
+        Before::Read(entries) => entries.is_empty(),
+        Before::Kept => managed.is_empty(),
+    };
+    if nobody && live.is_some() {
+        return Cow::Borrowed("");
     }
-    let entries = record(shape, live, new, entries, writer);
-    put(new, entries);
+    let comparison = objects(shape, live.map_or(Side::Empty, Side::Is), new, writer.scope);
+    match before {
+        // What does not change is not even read.
+        Before::Kept if comparison.is_empty() => Cow::Borrowed(managed),
+        Before::Kept => Cow::Owned(entries::write(record(comparison, entries::read(managed).unwrap_or_default(), writer))),
+        Before::Read(entries) => Cow::Owned(entries::write(record(comparison, entries, writer))),
+    }
 }
 
-fn record<'a, S: Shape<'a>>(shape: S, live: Option<&Value>, new: &Value, mut entries: Vec<Entry>, writer: Writer<'_>) -> Vec<Entry> {
-    let comparison = objects(shape, live.map_or(Side::Empty, Side::Is), new, writer.scope);
-    if comparison.changed.is_empty() && comparison.removed.is_empty() {
+/// Whether two texts of managedFields differ in times at most.
+pub fn same_but_for_times(a: &str, b: &str) -> bool {
+    let timeless = |text| {
+        let mut entries = entries::read(text).ok()?;
+        entries.iter_mut().for_each(|entry| entry.time = Cow::Borrowed(""));
+        Some(entries)
+    };
+    a == b || timeless(a).is_some_and(|a| timeless(b) == Some(a))
+}
+
+/// The entries that a write begins with.
+enum Before<'t> {
+    /// Those of the object.
+    Kept,
+    /// Others.
+    Read(Vec<Entry<'t>>),
+}
+
+fn record<'t>(comparison: Comparison<'t>, mut entries: Vec<Entry<'t>>, writer: Writer<'t>) -> Vec<Entry<'t>> {
+    if comparison.is_empty() {
         return entries;
     }
-    if !entries.is_empty() {
-        take_away(&mut entries, &touched(&comparison));
-    }
+    take_away(&mut entries, &comparison);
     let own = comparison.changed;
     if !own.is_empty() {
-        let mut entry = writer.entry(Operation::Update, own);
+        let entry = writer.entry(Operation::Update, own);
         match entries.iter_mut().find(|e| e.is_same(&entry)) {
             Some(before) => {
-                before.fields = fields::union(std::mem::take(&mut before.fields), &entry.fields);
-                before.time = std::mem::take(&mut entry.time);
+                before.fields.add(entry.fields);
+                before.time = entry.time;
             }
             None => entries.push(entry),
         }
@@ -156,70 +175,65 @@ fn record<'a, S: Shape<'a>>(shape: S, live: Option<&Value>, new: &Value, mut ent
     entries::cap(entries)
 }
 
-/// Takes fields from everybody; who has none left goes.
-fn take_away(entries: &mut Vec<Entry>, gone: &Fields) {
+/// Takes what differs from everybody; who has nothing left goes.
+fn take_away(entries: &mut Vec<Entry<'_>>, gone: &Comparison<'_>) {
     for entry in entries.iter_mut() {
-        entry.fields = fields::difference(std::mem::take(&mut entry.fields), gone);
+        entry.fields.subtract(&gone.changed);
+        entry.fields.subtract(&gone.removed);
     }
     entries.retain(|e| !e.fields.is_empty());
 }
 
-/// Applies a configuration; `live` is what is there. The answer is the whole object, with managedFields.
+/// An object that was applied to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Applied {
+    /// The whole object, without managedFields.
+    pub object: Value,
+    /// Its managedFields: the text of a list, or nothing.
+    pub managed: String,
+}
+
+/// Applies a configuration. `live` is what is there and `managed` its managedFields, which it has not in it.
 ///
 /// # Errors
 /// Conflicts, unless `force`; a configuration that cannot be applied at all.
 pub fn apply<'a, S: Shape<'a>>(
     shape: S,
     live: Option<&Value>,
+    managed: &str,
     config: &Value,
     writer: Writer<'_>,
     force: bool,
-) -> Result<Value, ApplyError> {
+) -> Result<Applied, ApplyError> {
     if config.get("metadata").and_then(|m| m.get("managedFields")).is_some_and(|m| !m.is_null()) {
         return Err(ApplyError::ManagedFields);
     }
     let bad_list = |bad: compare::BadList| ApplyError::List { path: bad.path, why: bad.why };
-    let mut entries = entries::read(managed_fields(live)).map_err(ApplyError::Undecodable)?;
+    let mut entries = entries::read(managed).map_err(ApplyError::Undecodable)?;
     if let (Some(live), true) = (live, entries.is_empty()) {
         let first = Writer { manager: BEFORE_FIRST_APPLY, scope: Scope::Without(&[]), subresource: "", ..writer };
-        entries = record(shape, None, live, entries, first);
+        entries = record(objects(shape, Side::Empty, live, first.scope), entries, first);
     }
     let wanted = compare::fields_of(shape, config, writer.scope).map_err(bad_list)?;
     let mine = writer.entry(Operation::Apply, wanted);
     let last = entries.iter().position(|e| e.is_same(&mine)).map(|at| entries.remove(at));
 
-    let mut merged = merge::merge(shape, live.map(without_managed_fields), &stripped(config));
+    let mut merged = merge::merge(shape, live.cloned(), &stripped(config));
     if let Some(last) = last {
-        let kept = entries
-            .iter()
-            .filter(|e| e.operation == Operation::Apply)
-            .fold(mine.fields.clone(), |kept, entry| fields::union(kept, &entry.fields));
+        let mut kept = mine.fields.clone();
+        entries.iter().filter(|e| e.operation == Operation::Apply).for_each(|entry| kept.add(entry.fields.clone()));
         merge::prune(shape, &mut merged, &last.fields, Some(&kept));
     }
     let comparison = objects(shape, live.map_or(Side::Empty, Side::Is), &merged, writer.scope);
     if !force {
-        let mut found: Vec<(&Entry, Fields)> =
-            entries.iter().map(|e| (e, fields::intersection(&e.fields, &comparison.changed))).filter(|(_, f)| !f.is_empty()).collect();
-        if let (Some(live), true) = (live, writer.manager == KUBECTL && !found.is_empty()) {
-            // Whoever comes from kubectl's client-side apply may change what that has applied.
-            let allowed = unchanged_since_applied(shape, live, writer.scope);
-            for (_, fields) in &mut found {
-                *fields = fields::difference(std::mem::take(fields), &allowed);
-            }
-        }
-        let mut conflicts: Vec<Conflict> = found
-            .iter()
-            .flat_map(|(entry, set)| fields::paths(set).into_iter().map(|path| Conflict { manager: entry.told(), path }))
-            .collect();
-        if !conflicts.is_empty() {
-            conflicts.sort_by(|a, b| a.manager.cmp(&b.manager));
-            return Err(ApplyError::Conflicts(conflicts));
-        }
+        refuse_conflicts(shape, live, &entries, &comparison, writer)?;
     }
-    take_away(&mut entries, &touched(&comparison));
+    take_away(&mut entries, &comparison);
+    drop(comparison);
     if !mine.fields.is_empty() {
         entries.push(mine);
     }
+    let managed = entries::write(entries);
     if writer.manager == KUBECTL && live.is_some_and(|l| last_applied(l).is_some()) {
         let text = format!("{}\n", without_annotation(config));
         let text = if text.len() > MAX_ANNOTATION { String::new() } else { text };
@@ -232,16 +246,36 @@ pub fn apply<'a, S: Shape<'a>>(
     {
         map.insert("metadata".into(), Value::Object(Map::new()));
     }
-    put(&mut merged, entries);
-    Ok(merged)
+    Ok(Applied { object: merged, managed })
 }
 
-fn without_managed_fields(live: &Value) -> Value {
-    let mut live = live.clone();
-    if let Some(meta) = metadata(&mut live) {
-        meta.remove("managedFields");
+/// Refuses to change what others own.
+fn refuse_conflicts<'a, S: Shape<'a>>(
+    shape: S,
+    live: Option<&Value>,
+    entries: &[Entry<'_>],
+    comparison: &Comparison<'_>,
+    writer: Writer<'_>,
+) -> Result<(), ApplyError> {
+    let mut found: Vec<(&Entry<'_>, Fields<'_>)> =
+        entries.iter().map(|e| (e, e.fields.intersection(&comparison.changed))).filter(|(_, f)| !f.is_empty()).collect();
+    if let (Some(live), true) = (live, writer.manager == KUBECTL && !found.is_empty()) {
+        // Whoever comes from kubectl's client-side apply may change what that has applied, as long as nobody else has changed it.
+        let applied = last_applied(live).and_then(|text| serde_json::from_str::<Value>(text).ok()).unwrap_or_default();
+        if let Ok(mut allowed) = compare::fields_of(shape, &applied, writer.scope) {
+            let since = objects(shape, Side::Is(&applied), live, writer.scope);
+            allowed.subtract(&since.changed);
+            allowed.subtract(&since.removed);
+            found.iter_mut().for_each(|(_, fields)| fields.subtract(&allowed));
+        }
     }
-    live
+    let mut conflicts: Vec<Conflict> =
+        found.iter().flat_map(|(entry, set)| set.paths().into_iter().map(|path| Conflict { manager: entry.told(), path })).collect();
+    if conflicts.is_empty() {
+        return Ok(());
+    }
+    conflicts.sort_by(|a, b| a.manager.cmp(&b.manager));
+    Err(ApplyError::Conflicts(conflicts))
 }
 
 /// What the server writes is not the applier's to set; uid and resourceVersion are preconditions.
@@ -265,11 +299,4 @@ fn without_annotation(config: &Value) -> Value {
         annotations.remove(LAST_APPLIED);
     }
     config
-}
-
-/// What kubectl applied from the client and nobody has changed since.
-fn unchanged_since_applied<'a, S: Shape<'a>>(shape: S, live: &Value, scope: Scope<'_>) -> Fields {
-    let Some(applied) = last_applied(live).and_then(|text| serde_json::from_str::<Value>(text).ok()) else { return Fields::new() };
-    let Ok(named) = compare::fields_of(shape, &applied, scope) else { return Fields::new() };
-    fields::difference(named, &touched(&objects(shape, Side::Is(&applied), live, scope)))
 }

@@ -1,8 +1,10 @@
 //! The fields that an object has, and those in which two objects differ: one walk over both.
 
-use serde_json::Value;
+use std::collections::HashSet;
 
-use crate::fields::{Fields, leaf, node, union};
+use serde_json::{Map, Value};
+
+use crate::fields::{Fields, Node, Step};
 use crate::item::Names;
 use crate::shape::{Rule, Shape};
 
@@ -46,11 +48,10 @@ impl<'a> Side<'a> {
             None => Self::Missing,
         }
     }
-    fn member(self, name: &str, inherent: bool) -> Self {
+    fn members(self) -> Option<&'a Map<String, Value>> {
         match self {
-            Self::Missing => Self::Missing,
-            Self::Empty => Self::of(None, inherent),
-            Self::Is(value) => Self::of(value.get(name), inherent),
+            Self::Is(Value::Object(map)) => Some(map),
+            _ => None,
         }
     }
     fn is_empty(self) -> bool {
@@ -80,64 +81,81 @@ impl<'a> Side<'a> {
 
 /// What two objects differ in.
 #[derive(Debug, Default)]
-pub(crate) struct Comparison {
+pub(crate) struct Comparison<'t> {
     /// Added, or of another value.
-    pub changed: Fields,
+    pub changed: Fields<'t>,
     /// There no more.
-    pub removed: Fields,
+    pub removed: Fields<'t>,
 }
 
-impl Comparison {
-    fn put(&mut self, name: impl FnOnce() -> String, (changed, removed): Difference) {
-        match (changed, removed) {
-            (None, None) => {}
-            (Some(changed), None) => drop(self.changed.insert(name(), changed)),
-            (None, Some(removed)) => drop(self.removed.insert(name(), removed)),
-            (Some(changed), Some(removed)) => {
-                let name = name();
-                self.changed.insert(name.clone(), changed);
-                self.removed.insert(name, removed);
-            }
-        }
+impl Comparison<'_> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.removed.is_empty()
     }
 }
 
 /// Nodes of what changed and of what was removed.
-type Difference = (Option<Value>, Option<Value>);
+type Difference<'t> = (Option<Node<'t>>, Option<Node<'t>>);
+
+/// What was found below one place so far.
+#[derive(Default)]
+struct Found<'t> {
+    changed: Vec<(Step<'t>, Node<'t>)>,
+    removed: Vec<(Step<'t>, Node<'t>)>,
+}
+
+impl<'t> Found<'t> {
+    fn put(&mut self, step: impl FnOnce() -> Step<'t>, (changed, removed): Difference<'t>) {
+        match (changed, removed) {
+            (None, None) => {}
+            (Some(changed), None) => self.changed.push((step(), changed)),
+            (None, Some(removed)) => self.removed.push((step(), removed)),
+            (Some(changed), Some(removed)) => {
+                let step = step();
+                self.changed.push((step.clone(), changed));
+                self.removed.push((step, removed));
+            }
+        }
+    }
+
+    fn done(self) -> Comparison<'t> {
+        Comparison { changed: Fields::of(self.changed), removed: Fields::of(self.removed) }
+    }
+}
 
 /// Compares two whole objects.
-pub(crate) fn objects<'a, S: Shape<'a>>(shape: S, old: Side<'_>, new: &Value, scope: Scope<'_>) -> Comparison {
-    let mut out = Comparison::default();
-    members(shape, old, Side::Is(new), &mut out, &|name| scope.holds(name));
-    out
+pub(crate) fn objects<'a, 't, S: Shape<'a>>(shape: S, old: Side<'t>, new: &'t Value, scope: Scope<'_>) -> Comparison<'t> {
+    let mut found = Found::default();
+    members(shape, old, Side::Is(new), &mut found, &|name| scope.holds(name));
+    found.done()
 }
 
 /// Goes over the members of both; `holds` leaves some out.
-fn members<'a, S: Shape<'a>>(shape: S, old: Side<'_>, new: Side<'_>, out: &mut Comparison, holds: &dyn Fn(&str) -> bool) {
-    let mut each = |name: &str| {
-        if !holds(name) {
-            return;
-        }
+fn members<'a, 't, S: Shape<'a>>(shape: S, old: Side<'t>, new: Side<'t>, out: &mut Found<'t>, holds: &dyn Fn(&str) -> bool) {
+    let mut each = |name: &'t str, had: Option<&'t Value>, has: Option<&'t Value>| {
         // What is the same is not walked: most of an object in an update.
-        if let (Side::Is(old), Side::Is(new)) = (old, new)
-            && old.get(name) == new.get(name)
-        {
+        if !holds(name) || (had.is_some() && had == has) {
             return;
         }
         let member = shape.member(name);
-        let (old, new) = (old.member(name, member.inherent), new.member(name, member.inherent));
-        out.put(|| ["f:", name].concat(), place(member.shape, old, new, name == "metadata"));
+        let side = |of: Side<'t>, value| match of {
+            Side::Missing => Side::Missing,
+            _ => Side::of(value, member.inherent),
+        };
+        out.put(|| Step::member(name), place(member.shape, side(old, had), side(new, has), name == "metadata"));
     };
-    if let Side::Is(Value::Object(new)) = new {
-        new.keys().for_each(|name| each(name));
+    let (had, has) = (old.members(), new.members());
+    for (name, value) in has.into_iter().flatten() {
+        each(name, had.and_then(|had| had.get(name)), Some(value));
     }
-    if let Side::Is(Value::Object(old)) = old {
-        let is_new = |name: &str| matches!(new, Side::Is(new) if new.get(name).is_some());
-        old.keys().filter(|name| !is_new(name)).for_each(|name| each(name));
+    for (name, value) in had.into_iter().flatten() {
+        if has.is_none_or(|has| !has.contains_key(name)) {
+            each(name, Some(value), None);
+        }
     }
 }
 
-fn place<'a, S: Shape<'a>>(shape: S, old: Side<'_>, new: Side<'_>, metadata: bool) -> Difference {
+fn place<'a, 't, S: Shape<'a>>(shape: S, old: Side<'t>, new: Side<'t>, metadata: bool) -> Difference<'t> {
     let rule = shape.rule();
     let walkable = (old.fits(rule), new.fits(rule));
     if rule == Rule::Atomic || (old.is_empty() && new.is_empty()) || !matches!(walkable, (Some(true), _) | (_, Some(true))) {
@@ -149,31 +167,32 @@ fn place<'a, S: Shape<'a>>(shape: S, old: Side<'_>, new: Side<'_>, metadata: boo
         let (come, _) = place(shape, Side::Missing, new, metadata);
         return (come, gone);
     }
-    let mut inner = Comparison::default();
+    let mut found = Found::default();
     if rule == Rule::Granular {
         let holds = |name: &str| !metadata || !UNOWNED.contains(&name);
-        members(shape, old, new, &mut inner, &holds);
+        members(shape, old, new, &mut found, &holds);
     } else {
-        items(shape, old.items(), new.items(), &mut inner);
+        items(shape, old.items(), new.items(), &mut found);
     }
     let added = matches!(old, Side::Missing) && !metadata;
     let removed = matches!(new, Side::Missing) && !metadata;
-    (node(added, inner.changed), node(removed, inner.removed))
+    let inner = found.done();
+    (Node::of(added, inner.changed), Node::of(removed, inner.removed))
 }
 
 /// Compares what is one value.
-fn whole(old: Side<'_>, new: Side<'_>) -> Difference {
+fn whole<'t>(old: Side<'t>, new: Side<'t>) -> Difference<'t> {
     match (old, new) {
         (Side::Missing, Side::Missing) => (None, None),
-        (Side::Missing, _) => (Some(leaf()), None),
-        (_, Side::Missing) => (None, Some(leaf())),
+        (Side::Missing, _) => (Some(Node::leaf()), None),
+        (_, Side::Missing) => (None, Some(Node::leaf())),
         (Side::Is(old), Side::Is(new)) if old == new => (None, None),
         _ if old.is_empty() && new.is_empty() => (None, None),
-        _ => (Some(leaf()), None),
+        _ => (Some(Node::leaf()), None),
     }
 }
 
-fn items<'a, S: Shape<'a>>(shape: S, old: &[Value], new: &[Value], out: &mut Comparison) {
+fn items<'a, 't, S: Shape<'a>>(shape: S, old: &'t [Value], new: &'t [Value], out: &mut Found<'t>) {
     if old == new {
         return;
     }
@@ -181,9 +200,6 @@ fn items<'a, S: Shape<'a>>(shape: S, old: &[Value], new: &[Value], out: &mut Com
     let mut before = names.index(old);
     for item in new {
         let Some(name) = names.name(item) else { continue };
-        if out.changed.contains_key(&name) {
-            continue;
-        }
         let old = before.remove(&name).and_then(|at| old.get(at));
         let difference = place(of, Side::of(old, false), Side::Is(item), false);
         out.put(|| name, difference);
@@ -202,35 +218,31 @@ pub(crate) struct BadList {
 }
 
 /// The fields that a configuration names.
-pub(crate) fn fields_of<'a, S: Shape<'a>>(shape: S, value: &Value, scope: Scope<'_>) -> Result<Fields, BadList> {
-    let mut out = Fields::new();
-    named(shape, value, "", &|name| scope.holds(name), &mut out)?;
-    Ok(out)
+pub(crate) fn fields_of<'a, 't, S: Shape<'a>>(shape: S, value: &'t Value, scope: Scope<'_>) -> Result<Fields<'t>, BadList> {
+    named(shape, value, "", &|name| scope.holds(name))
 }
 
-fn named<'a, S: Shape<'a>>(shape: S, value: &Value, path: &str, holds: &dyn Fn(&str) -> bool, out: &mut Fields) -> Result<(), BadList> {
+fn named<'a, 't, S: Shape<'a>>(shape: S, value: &'t Value, path: &str, holds: &dyn Fn(&str) -> bool) -> Result<Fields<'t>, BadList> {
+    let mut out = Vec::new();
     for (name, value) in value.as_object().into_iter().flatten().filter(|(name, _)| holds(name)) {
         let member = shape.member(name);
-        let inner = within(member.shape, value, &format!("{path}.{name}"), path.is_empty() && name == "metadata")?;
-        let itself = !member.named || value.is_null() || value.as_object().is_some_and(|m| m.is_empty());
         let metadata = path.is_empty() && name == "metadata";
-        if let Some(inner) = node(inner.1 || (itself && !metadata), inner.0) {
-            out.insert(format!("f:{name}"), inner);
+        let inner = within(member.shape, value, &format!("{path}.{name}"), metadata)?;
+        let itself = !member.named || value.is_null() || value.as_object().is_some_and(|m| m.is_empty());
+        if let Some(inner) = Node::of(inner.member || (itself && !metadata), inner.below) {
+            out.push((Step::member(name), inner));
         }
     }
-    Ok(())
+    Ok(Fields::of(out))
 }
 
-/// What is below a place, and whether the place itself is a leaf.
-fn within<'a, S: Shape<'a>>(shape: S, value: &Value, path: &str, metadata: bool) -> Result<(Fields, bool), BadList> {
-    let mut out = Fields::new();
-    match (shape.rule(), value) {
-        (Rule::Granular, Value::Object(_)) => {
-            named(shape, value, path, &|name| !metadata || !UNOWNED.contains(&name), &mut out)?;
-            Ok((out, false))
-        }
+/// What is below a place; it is a member itself if it is a leaf.
+fn within<'a, 't, S: Shape<'a>>(shape: S, value: &'t Value, path: &str, metadata: bool) -> Result<Node<'t>, BadList> {
+    let below = match (shape.rule(), value) {
+        (Rule::Granular, Value::Object(_)) => named(shape, value, path, &|name| !metadata || !UNOWNED.contains(&name))?,
         (Rule::Set | Rule::Keyed, Value::Array(list)) => {
             let names = Names::of(shape);
+            let (mut out, mut known) = (Vec::with_capacity(list.len()), HashSet::with_capacity(list.len()));
             for (at, item) in list.iter().enumerate() {
                 let Some(name) = names.name(item) else {
                     let why = format!(
@@ -239,20 +251,15 @@ fn within<'a, S: Shape<'a>>(shape: S, value: &Value, path: &str, metadata: bool)
                     );
                     return Err(BadList { path: path.into(), why });
                 };
-                let (inner, _) = within(shape.items(), item, path, false)?;
-                let told = crate::fields::paths(&Fields::from_iter([(name.clone(), leaf())])).concat();
-                let item = node(true, inner).unwrap_or_else(leaf);
-                if out.insert(name, item).is_some() {
-                    return Err(BadList { path: path.into(), why: format!("duplicate entries for key {told}") });
+                let inner = within(shape.items(), item, path, false)?;
+                if !known.insert(name.clone()) {
+                    return Err(BadList { path: path.into(), why: format!("duplicate entries for key {}", name.told()) });
                 }
+                out.push((name, Node { member: true, below: inner.below }));
             }
-            Ok((out, false))
+            Fields::of(out)
         }
-        _ => Ok((out, true)),
-    }
-}
-
-/// All fields in which something differs.
-pub(crate) fn touched(comparison: &Comparison) -> Fields {
-    union(comparison.changed.clone(), &comparison.removed)
+        _ => return Ok(Node::leaf()),
+    };
+    Ok(Node { member: false, below })
 }

@@ -1,10 +1,12 @@
 //! `metadata.managedFields`: who owns what.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
-use serde_json::{Map, Value};
+use serde::Deserialize;
 
-use crate::fields::{self, Fields};
+use crate::fields::Fields;
+use crate::fields::text::{Text, write_string};
 
 /// Most entries of updates; the oldest beyond them become one.
 const MAX_UPDATE_MANAGERS: usize = 10;
@@ -31,16 +33,36 @@ impl Operation {
 
 /// One entry.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Entry {
+pub(crate) struct Entry<'t> {
     pub operation: Operation,
-    pub time: String,
-    pub manager: String,
-    pub api_version: String,
-    pub subresource: String,
-    pub fields: Fields,
+    pub time: Cow<'t, str>,
+    pub manager: Cow<'t, str>,
+    pub api_version: Cow<'t, str>,
+    pub subresource: Cow<'t, str>,
+    pub fields: Fields<'t>,
 }
 
-impl Entry {
+/// An entry as its text has it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Read<'t> {
+    #[serde(borrow, default)]
+    operation: Option<Text<'t>>,
+    #[serde(borrow, default)]
+    time: Option<Text<'t>>,
+    #[serde(borrow, default)]
+    manager: Option<Text<'t>>,
+    #[serde(borrow, default)]
+    api_version: Option<Text<'t>>,
+    #[serde(borrow, default)]
+    subresource: Option<Text<'t>>,
+    #[serde(borrow, default)]
+    fields_type: Option<Text<'t>>,
+    #[serde(borrow, default, rename = "fieldsV1")]
+    fields: Option<Fields<'t>>,
+}
+
+impl<'t> Entry<'t> {
     /// Whether both are the same manager's: an applier keeps its entry when it applies another version.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.operation == other.operation
@@ -61,104 +83,125 @@ impl Entry {
         out
     }
 
-    fn read(value: Value) -> Result<Self, &'static str> {
-        let Value::Object(mut map) = value else { return Err("an entry must be an object") };
-        let operation = match map.get("operation").and_then(Value::as_str) {
-            Some("Apply") => Operation::Apply,
-            Some("Update") => Operation::Update,
+    fn of(read: Read<'t>) -> Result<Self, &'static str> {
+        let text = |text: Option<Text<'t>>| text.unwrap_or_default().0;
+        let operation = match &*text(read.operation) {
+            "Apply" => Operation::Apply,
+            "Update" => Operation::Update,
             _ => return Err("operation must be `Apply` or `Update`"),
         };
-        if map.get("fieldsType").and_then(Value::as_str) != Some("FieldsV1") {
+        if text(read.fields_type) != "FieldsV1" {
             return Err("fieldsType must be `FieldsV1`");
         }
-        let fields = match map.remove("fieldsV1") {
-            None | Some(Value::Null) => Fields::new(),
-            Some(fields) if !fields::is_valid(&fields) => return Err("fieldsV1 must be a set of fields"),
-            Some(Value::Object(fields)) => fields,
-            Some(_) => return Err("fieldsV1 must be an object"),
-        };
-        let mut text = |name: &str| match map.remove(name) {
-            Some(Value::String(text)) => text,
-            _ => String::new(),
-        };
-        let api_version = text("apiVersion");
+        let api_version = text(read.api_version);
         if api_version.is_empty() {
             return Err("apiVersion must not be empty");
         }
-        Ok(Self { operation, time: text("time"), manager: text("manager"), api_version, subresource: text("subresource"), fields })
+        Ok(Self {
+            operation,
+            time: text(read.time),
+            manager: text(read.manager),
+            api_version,
+            subresource: text(read.subresource),
+            fields: read.fields.unwrap_or_default(),
+        })
     }
 
-    fn write(self) -> Value {
-        let mut out = Map::new();
-        let mut put = |name: &str, value: String| {
-            if !value.is_empty() {
-                out.insert(name.into(), value.into());
+    fn write(&self, out: &mut Vec<u8>) {
+        out.push(b'{');
+        let put = |name: &str, value: &str, out: &mut Vec<u8>| {
+            if value.is_empty() {
+                return;
             }
+            if out.last() != Some(&b'{') {
+                out.push(b',');
+            }
+            write_string(b"", name, out);
+            out.push(b':');
+            write_string(b"", value, out);
         };
-        put("apiVersion", self.api_version);
-        put("fieldsType", "FieldsV1".into());
-        put("manager", self.manager);
-        put("operation", self.operation.name().into());
-        put("subresource", self.subresource);
-        put("time", self.time);
-        out.insert("fieldsV1".into(), Value::Object(self.fields));
-        Value::Object(out)
+        put("apiVersion", &self.api_version, out);
+        put("fieldsType", "FieldsV1", out);
+        out.extend_from_slice(b",\"fieldsV1\":");
+        self.fields.write(out);
+        put("manager", &self.manager, out);
+        put("operation", self.operation.name(), out);
+        put("subresource", &self.subresource, out);
+        put("time", &self.time, out);
+        out.push(b'}');
     }
 }
 
 /// Whether a client sent a list that says: nobody owns anything.
-pub(crate) fn is_reset(sent: &Value) -> bool {
-    match sent {
-        Value::Array(list) => match list.as_slice() {
-            [] => true,
-            [one] => one.as_object().is_some_and(Map::is_empty),
-            _ => false,
-        },
-        _ => false,
-    }
+pub(crate) fn is_reset(sent: &str) -> bool {
+    let sent = || sent.bytes().filter(|b| !b.is_ascii_whitespace());
+    sent().eq(*b"[]") || sent().eq(*b"[{}]")
 }
 
-/// Reads a list of entries.
-pub(crate) fn read(list: Value) -> Result<Vec<Entry>, &'static str> {
-    match list {
-        Value::Null => Ok(Vec::new()),
-        Value::Array(list) if list.len() > MAX_ENTRIES => Err("there are too many entries"),
-        Value::Array(list) => list.into_iter().map(Entry::read).collect(),
-        _ => Err("a list is expected"),
+/// Reads a list of entries from the text of one, which is empty where there is none.
+pub(crate) fn read(text: &str) -> Result<Vec<Entry<'_>>, &'static str> {
+    if text.is_empty() {
+        return Ok(Vec::new());
     }
+    let list: Vec<Read<'_>> = serde_json::from_str(text).map_err(|_| "a list of entries, each with a set of fields, is expected")?;
+    if list.len() > MAX_ENTRIES {
+        return Err("there are too many entries");
+    }
+    list.into_iter().map(Entry::of).collect()
 }
 
-/// Writes a list of entries in Kubernetes' order.
-pub(crate) fn write(mut entries: Vec<Entry>) -> Value {
-    fn order(e: &Entry) -> (Operation, &str, &str, &str, &str) {
+/// The same of what a client sent, whose steps are looked at as well.
+pub(crate) fn read_sent(text: &str) -> Option<Vec<Entry<'_>>> {
+    read(text).ok().filter(|entries| entries.iter().all(|entry| entry.fields.is_valid()))
+}
+
+/// Writes a list of entries in Kubernetes' order; nothing, where there are none.
+pub(crate) fn write(mut entries: Vec<Entry<'_>>) -> String {
+    fn order<'a>(e: &'a Entry<'_>) -> (Operation, &'a str, &'a str, &'a str, &'a str) {
         (e.operation, &e.time, &e.manager, &e.api_version, &e.subresource)
     }
+    if entries.is_empty() {
+        return String::new();
+    }
     entries.sort_by(|a, b| order(a).cmp(&order(b)));
-    Value::Array(entries.into_iter().map(Entry::write).collect())
+    let mut out = Vec::with_capacity(FIRST_ROOM);
+    out.push(b'[');
+    for (at, entry) in entries.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        entry.write(&mut out);
+    }
+    out.push(b']');
+    // All of it is text to begin with.
+    String::from_utf8(out).unwrap_or_default()
 }
 
+/// Room for what is being written, in bytes, before it grows.
+const FIRST_ROOM: usize = 512;
+
 /// Merges the oldest updates of a version until few enough are left.
-pub(crate) fn cap(entries: Vec<Entry>) -> Vec<Entry> {
-    let (mut updates, mut out): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|e| e.operation == Operation::Update);
-    let mut over = updates.len().saturating_sub(MAX_UPDATE_MANAGERS);
+pub(crate) fn cap(entries: Vec<Entry<'_>>) -> Vec<Entry<'_>> {
+    let updates = entries.iter().filter(|e| e.operation == Operation::Update).count();
+    let mut over = updates.saturating_sub(MAX_UPDATE_MANAGERS);
     if over == 0 {
-        out.extend(updates);
-        return out;
+        return entries;
     }
+    let (mut updates, mut out): (Vec<Entry<'_>>, Vec<Entry<'_>>) = entries.into_iter().partition(|e| e.operation == Operation::Update);
     updates.sort_by(|a, b| (&a.time, &a.manager).cmp(&(&b.time, &b.manager)));
     let mut buckets: HashMap<String, usize> = HashMap::new();
     for entry in updates {
-        match buckets.get(&entry.api_version) {
+        match buckets.get(&*entry.api_version) {
             Some(at) if over > 0 => {
-                let bucket: &mut Entry = &mut out[*at];
-                bucket.fields = fields::union(std::mem::take(&mut bucket.fields), &entry.fields);
-                ANCIENT.clone_into(&mut bucket.manager);
-                bucket.subresource.clear();
+                let bucket: &mut Entry<'_> = &mut out[*at];
+                bucket.fields.add(entry.fields);
+                bucket.manager = Cow::Borrowed(ANCIENT);
+                bucket.subresource = Cow::Borrowed("");
                 bucket.time = entry.time;
                 over -= 1;
             }
             _ => {
-                buckets.entry(entry.api_version.clone()).or_insert(out.len());
+                buckets.entry(entry.api_version.to_string()).or_insert(out.len());
                 out.push(entry);
             }
         }

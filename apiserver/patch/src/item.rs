@@ -1,9 +1,11 @@
 //! What the items of lists are called in sets of fields.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use serde_json::Value;
 
+use crate::fields::{Kind, Step};
 use crate::shape::{Key, Rule, Shape};
 
 /// Names the items of one list.
@@ -19,14 +21,14 @@ impl<'a> Names<'a> {
     }
 
     /// `k:{"name":"a"}` or `v:"a"`; `None` for an item that lacks its keys.
-    pub(crate) fn name(&self, item: &Value) -> Option<String> {
+    pub(crate) fn name(&self, item: &Value) -> Option<Step<'static>> {
         if self.rule == Rule::Set {
-            return Some(format!("v:{item}"));
+            return Some(Step { kind: Kind::Value, text: Cow::Owned(item.to_string()) });
         }
-        let mut out = String::from("k:{");
+        let mut out = String::from("{");
         for key in &self.keys {
             let Some(value) = item.get(key.name).filter(|v| !v.is_null()).or(key.default.as_ref()) else { continue };
-            if out.len() > 3 {
+            if out.len() > 1 {
                 out.push(',');
             }
             out.push('"');
@@ -42,15 +44,15 @@ impl<'a> Names<'a> {
                 other => out.push_str(&other.to_string()),
             }
         }
-        if out.len() == 3 {
+        if out.len() == 1 {
             return None;
         }
         out.push('}');
-        Some(out)
+        Some(Step { kind: Kind::Keys, text: Cow::Owned(out) })
     }
 
     /// Where each item is; of several of one name the first.
-    pub(crate) fn index(&self, list: &[Value]) -> HashMap<String, usize> {
+    pub(crate) fn index(&self, list: &[Value]) -> HashMap<Step<'static>, usize> {
         let mut index = HashMap::with_capacity(list.len());
         for (at, item) in list.iter().enumerate() {
             if let Some(name) = self.name(item) {

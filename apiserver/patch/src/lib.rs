@@ -24,7 +24,7 @@ mod shape;
 pub mod strategic;
 mod structural;
 
-pub use apply::{ApplyError, Conflict, Scope, Writer};
+pub use apply::{Applied, ApplyError, Conflict, Scope, Writer};
 pub use schema::Builtin;
 pub use shape::{Deduced, Key, ListPatch, Member, PatchRule, Rule, Shape};
 pub use structural::Structural;

@@ -1,10 +1,10 @@
 //! Merging a configuration into an object, and taking away what it no longer names.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
-use crate::fields::{Fields, has_itself};
+use crate::fields::{Fields, Kind, Step};
 use crate::item::Names;
 use crate::shape::{Rule, Shape};
 
@@ -37,8 +37,8 @@ fn lists<'a, S: Shape<'a>>(shape: S, live: Vec<Value>, wanted: &[Value]) -> Vec<
     let (names, of) = (Names::of(shape), shape.items());
     let ours = names.index(&live);
     let theirs = names.index(wanted);
-    let live_names: Vec<Option<String>> = live.iter().map(|item| names.name(item)).collect();
-    let wanted_names: Vec<Option<String>> = wanted.iter().map(|item| names.name(item)).collect();
+    let live_names: Vec<Option<Step<'static>>> = live.iter().map(|item| names.name(item)).collect();
+    let wanted_names: Vec<Option<Step<'static>>> = wanted.iter().map(|item| names.name(item)).collect();
     let mut live: Vec<Option<Value>> = live.into_iter().map(Some).collect();
     let next_shared = |from: usize| {
         wanted_names.iter().enumerate().skip(from).find(|(_, n)| n.as_ref().is_some_and(|n| ours.contains_key(n))).map(|(at, _)| at)
@@ -75,35 +75,34 @@ fn lists<'a, S: Shape<'a>>(shape: S, live: Vec<Value>, wanted: &[Value]) -> Vec<
 }
 
 /// Takes away what a manager named before, where `kept` (what appliers name now) has no trace of it.
-pub(crate) fn prune<'a, S: Shape<'a>>(shape: S, value: &mut Value, before: &Fields, kept: Option<&Fields>) {
-    let still = |name: &str| kept.and_then(|k| k.get(name)).and_then(Value::as_object);
+pub(crate) fn prune<'a, S: Shape<'a>>(shape: S, value: &mut Value, before: &Fields<'_>, kept: Option<&Fields<'_>>) {
+    let still = |step: &Step<'_>| kept.and_then(|kept| kept.get(step)).map(|node| &node.below);
     match (shape.rule(), value) {
         (Rule::Granular, Value::Object(map)) => {
-            for (field, inner) in before {
-                let (Some(name), Value::Object(below)) = (field.strip_prefix("f:"), inner) else { continue };
-                let Some(child) = map.get_mut(name) else { continue };
-                let still = still(field);
-                if still.is_none() && has_itself(inner) {
-                    map.remove(name);
+            for (step, node) in before.iter().filter(|(step, _)| step.kind == Kind::Member) {
+                let Some(child) = map.get_mut(&*step.text) else { continue };
+                let still = still(step);
+                if still.is_none() && node.member {
+                    map.remove(&*step.text);
                     continue;
                 }
                 let was_empty = is_empty(child);
-                prune(shape.member(name).shape, child, below, still);
+                prune(shape.member(&step.text).shape, child, &node.below, still);
                 if still.is_none() && !was_empty && is_empty(child) {
-                    map.remove(name);
+                    map.remove(&*step.text);
                 }
             }
         }
         (Rule::Set | Rule::Keyed, Value::Array(list)) => {
-            let index: HashMap<String, usize> = Names::of(shape).index(list);
+            let index = Names::of(shape).index(list);
             let mut gone = HashSet::new();
-            for (field, inner) in before {
-                let (Some(at), Value::Object(below)) = (index.get(field), inner) else { continue };
-                let still = still(field);
-                if still.is_none() && has_itself(inner) {
+            for (step, node) in before.iter() {
+                let Some(at) = index.get(step) else { continue };
+                let still = still(step);
+                if still.is_none() && node.member {
                     gone.insert(*at);
                 } else if let Some(item) = list.get_mut(*at) {
-                    prune(shape.items(), item, below, still);
+                    prune(shape.items(), item, &node.below, still);
                 }
             }
             let mut at = 0;

@@ -1,7 +1,9 @@
 //! Server-side apply as its users see it.
 
+mod support;
+
 use serde_json::{Value, json};
-use wharf_patch::apply::{apply, update};
+use support::{apply, update};
 use wharf_patch::{ApplyError, Builtin, Deduced, Scope, Structural, Writer};
 
 fn by(manager: &'static str) -> Writer<'static> {

@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 
-use crate::table::{Base, Expression, FieldRow, Kind, Layer, Rows, Scalar, TypeRow};
-use crate::{Granularity, Keys, ListRule, PatchStrategy};
+use crate::table::{Base, Expression, FieldRow, Kind, Layer, ListSaid, Rows, Scalar, TypeRow};
+use crate::{Granularity, Keys, PatchStrategy};
 
 /// The rows of a text; what is malformed is left out, which a test would tell.
 pub(crate) fn rows(text: &'static str) -> Rows {
@@ -111,7 +111,7 @@ fn field_line(line: &'static str, names: &HashMap<&str, u16>) -> Option<FieldRow
     let flags = words.next().unwrap_or_default();
     let required = flag(flags, "required").is_some();
     let pointer = flag(flags, "pointer").is_some();
-    Some(FieldRow { name, path, of, required, pointer, flags })
+    Some(FieldRow { name, path, of, required, pointer, list: list_said(flags), map: granularity(flags), flags })
 }
 
 /// The text of a flag after `=`.
@@ -122,16 +122,20 @@ fn flag(flags: &'static str, name: &str) -> Option<&'static str> {
     })
 }
 
-pub(crate) fn list_rule(flags: &'static str) -> Option<ListRule> {
-    let (rule, keys) = flag(flags, "list").map(|text| text.split_once(':').unwrap_or((text, "")))?;
-    Some(match rule {
-        "set" => ListRule::Set,
-        "map" => ListRule::Map(Keys(keys)),
-        _ => ListRule::Atomic,
-    })
+fn list_said(flags: &'static str) -> ListSaid {
+    match flag(flags, "list").map(|text| text.split(':').next().unwrap_or_default()) {
+        None => ListSaid::Nothing,
+        Some("set") => ListSaid::Set,
+        Some("map") => ListSaid::Map,
+        Some(_) => ListSaid::Atomic,
+    }
 }
 
-pub(crate) fn granularity(flags: &'static str) -> Option<Granularity> {
+pub(crate) fn list_keys(flags: &'static str) -> Keys {
+    Keys(flag(flags, "list").and_then(|text| text.split_once(':')).map_or("", |(_, keys)| keys))
+}
+
+fn granularity(flags: &'static str) -> Option<Granularity> {
     Some(if flag(flags, "map")? == "atomic" { Granularity::Atomic } else { Granularity::Granular })
 }
 

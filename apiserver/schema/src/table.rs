@@ -44,7 +44,29 @@ pub(crate) struct FieldRow {
     pub of: Expression,
     pub required: bool,
     pub pointer: bool,
+    pub list: ListSaid,
+    pub map: Option<Granularity>,
     pub flags: &'static str,
+}
+
+/// What is said of a list's items, without the keys: those stay in the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ListSaid {
+    Nothing,
+    Atomic,
+    Set,
+    Map,
+}
+
+impl FieldRow {
+    fn list_rule(&self) -> Option<ListRule> {
+        Some(match self.list {
+            ListSaid::Nothing => return None,
+            ListSaid::Atomic => ListRule::Atomic,
+            ListSaid::Set => ListRule::Set,
+            ListSaid::Map => ListRule::Map(parse::list_keys(self.flags)),
+        })
+    }
 }
 
 /// `map[string][]string`: at most two layers around a base.
@@ -220,7 +242,7 @@ impl Type {
         match (self.of.layers[0], self.of.base) {
             (Layer::None, Base::Type(_)) => Shape::Struct,
             (Layer::None, Base::Scalar(scalar)) => Shape::Scalar(scalar),
-            (Layer::List, _) => Shape::List(self.item(), self.flags().and_then(parse::list_rule).unwrap_or(ListRule::Atomic)),
+            (Layer::List, _) => Shape::List(self.item(), self.field_row().and_then(FieldRow::list_rule).unwrap_or(ListRule::Atomic)),
             (Layer::Map, _) => Shape::Map(self.item()),
         }
     }
@@ -232,7 +254,7 @@ impl Type {
     /// How server-side apply merges it, as far as it is a struct or a map.
     pub fn granularity(self) -> Granularity {
         let own = || self.row().filter(|(_, row)| row.atomic).map(|_| Granularity::Atomic);
-        self.flags().and_then(parse::granularity).or_else(own).unwrap_or(Granularity::Granular)
+        self.field_row().and_then(|field| field.map).or_else(own).unwrap_or(Granularity::Granular)
     }
 
     /// The field that JSON calls so.
@@ -264,8 +286,8 @@ impl Type {
         }
     }
 
-    fn flags(self) -> Option<&'static str> {
-        builtin().rows.fields.get(usize::from(self.field)).map(|f| f.flags)
+    fn field_row(self) -> Option<&'static FieldRow> {
+        builtin().rows.fields.get(usize::from(self.field))
     }
 
     /// The documentation has lines for types and fields in turn.
@@ -320,12 +342,12 @@ impl Field {
 
     /// `x-kubernetes-list-type`, if it is said.
     pub fn list_rule(self) -> Option<ListRule> {
-        parse::list_rule(self.row().flags)
+        self.row().list_rule()
     }
 
     /// `x-kubernetes-map-type`, if it is said of the field itself. [`Type::granularity`] knows of the type as well.
     pub fn granularity(self) -> Option<Granularity> {
-        parse::granularity(self.row().flags)
+        self.row().map
     }
 
     /// How strategic merge patch merges it.

@@ -5,6 +5,7 @@ use wharf_core::api::ApiError;
 use wharf_patch::apply::{ApplyError, Scope, Writer};
 use wharf_patch::{Builtin, Structural};
 
+use super::Changed;
 use crate::resources::{Resource, StatusRule};
 use crate::rest::status;
 
@@ -46,32 +47,52 @@ fn short(manager: &str) -> &str {
     manager.get(..end).unwrap_or_default()
 }
 
-/// Records what a write other than an apply has changed.
-pub(crate) fn record(row: &Resource, live: Option<&Value>, new: &mut Value, manager: &str, sub: &str, now: &str) {
+/// Records what a write other than an apply has changed: answers the managedFields of `new`. `managed` are those of `live`, and `sent` those
+/// that the client sent; no object has them in it.
+#[allow(clippy::too_many_arguments, reason = "the pieces of one write")]
+pub(crate) fn record<'t>(
+    row: &Resource,
+    live: Option<&'t Value>,
+    managed: &'t str,
+    new: &'t Value,
+    sent: Option<&'t str>,
+    manager: &'t str,
+    sub: &'t str,
+    now: &'t str,
+) -> String {
     let version = row.api_version();
     let writer = Writer { manager: short(manager), api_version: &version, subresource: sub, time: now, scope: scope(row, sub) };
     match form(row) {
-        Form::Builtin(shape) => wharf_patch::apply::update(shape, live, new, writer),
-        Form::Custom(shape) => wharf_patch::apply::update(shape, live, new, writer),
+        Form::Builtin(shape) => wharf_patch::apply::update(shape, live, managed, new, sent, writer),
+        Form::Custom(shape) => wharf_patch::apply::update(shape, live, managed, new, sent, writer),
     }
+    .into_owned()
+}
+
+/// Whether managedFields differ in times at most.
+pub(crate) fn same_but_for_times(a: &str, b: &str) -> bool {
+    wharf_patch::apply::same_but_for_times(a, b)
 }
 
 /// Applies a configuration.
+#[allow(clippy::too_many_arguments, reason = "the pieces of one write")]
 pub(super) fn apply(
     row: &Resource,
     live: Option<&Value>,
+    managed: &str,
     config: &Value,
     manager: &str,
     force: bool,
     sub: &str,
     now: &str,
-) -> Result<Value, ApiError> {
+) -> Result<Changed, ApiError> {
     let version = row.api_version();
     let writer = Writer { manager: short(manager), api_version: &version, subresource: sub, time: now, scope: scope(row, sub) };
     let applied = match form(row) {
-        Form::Builtin(shape) => wharf_patch::apply::apply(shape, live, config, writer, force),
-        Form::Custom(shape) => wharf_patch::apply::apply(shape, live, config, writer, force),
+        Form::Builtin(shape) => wharf_patch::apply::apply(shape, live, managed, config, writer, force),
+        Form::Custom(shape) => wharf_patch::apply::apply(shape, live, managed, config, writer, force),
     };
+    let applied = applied.map(|applied| Changed { object: applied.object, managed: Some(applied.managed) });
     applied.map_err(|error| match error {
         ApplyError::Conflicts(ref conflicts) => {
             let cause = |c: &wharf_patch::Conflict| status::cause("FieldManagerConflict", format!("conflict with {}", c.manager), &c.path);

@@ -2,7 +2,7 @@
 
 mod fields;
 
-pub(crate) use fields::record;
+pub(crate) use fields::{record, same_but_for_times};
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -11,6 +11,7 @@ use wharf_patch::strategic::{self, StrategicError};
 
 use self::fields::Form;
 use crate::resources::Resource;
+use crate::resources::value::object;
 use crate::rest::status;
 
 /// Most operations of a JSON patch; Kubernetes' own bound.
@@ -47,6 +48,21 @@ pub fn check(row: &Resource, kind: PatchKind) -> Result<(), ApiError> {
         ));
     }
     Ok(())
+}
+
+/// An object that was changed. managedFields are in it only where the change is one of them.
+#[derive(Debug)]
+pub struct Changed {
+    /// The object.
+    pub object: Value,
+    /// Its managedFields, the text of a list or nothing, if the change has told of itself in them.
+    pub managed: Option<String>,
+}
+
+impl From<Value> for Changed {
+    fn from(object: Value) -> Self {
+        Self { object, managed: None }
+    }
 }
 
 fn undecodable(error: serde_json::Error) -> ApiError {
@@ -99,17 +115,41 @@ impl Patch {
         matches!(self, Self::Apply { .. })
     }
 
-    /// What becomes of an object.
+    /// Whether the managedFields of an object can make a difference to it.
+    fn knows_managed_fields(&self) -> bool {
+        match self {
+            Self::Merge(patch) | Self::Strategic(patch) => {
+                let metadata = patch.get("metadata").and_then(Value::as_object);
+                metadata.is_some_and(|m| m.keys().any(|name| name.contains("managedFields")))
+            }
+            Self::Json(patch) => patch.iter().any(|operation| {
+                let from = match operation {
+                    json_patch::PatchOperation::Move(op) => Some(&op.from),
+                    json_patch::PatchOperation::Copy(op) => Some(&op.from),
+                    _ => None,
+                };
+                let holds = |path: &str| matches!(path, "" | "/metadata") || path.starts_with("/metadata/managedFields");
+                holds(operation.path().as_str()) || from.is_some_and(|from| holds(from.as_str()))
+            }),
+            Self::Apply { .. } => false,
+        }
+    }
+
+    /// What becomes of an object; `managed` are its managedFields, which it has not in it.
     ///
     /// # Errors
     /// 422 for a patch that does not fit the object, 409 for an apply that meets fields of others.
-    pub fn apply(&self, row: &Resource, old: &Value, manager: &str, sub: &str, now: &str) -> Result<Value, ApiError> {
+    pub fn apply(&self, row: &Resource, old: &Value, managed: &str, manager: &str, sub: &str, now: &str) -> Result<Changed, ApiError> {
         if let Self::Apply { config, force } = self {
             let live = Some(old).filter(|old| old.get("metadata").is_some());
             // Of a scale the number alone is taken, and who owns it is kept with the object.
-            return fields::apply(row, live, config, manager, *force || sub == "scale", sub, now);
+            return fields::apply(row, live, managed, config, manager, *force || sub == "scale", sub, now);
         }
         let mut new = old.clone();
+        if !managed.is_empty() && self.knows_managed_fields() {
+            let list: Value = serde_json::from_str(managed).map_err(status::internal)?;
+            object(&mut new, &["metadata"]).insert("managedFields".into(), list);
+        }
         match self {
             Self::Merge(patch) => json_patch::merge(&mut new, patch),
             Self::Json(patch) => {
@@ -135,7 +175,7 @@ impl Patch {
         if !new.is_object() {
             return Err(status::bad_request("the patch does not leave an object"));
         }
-        Ok(new)
+        Ok(new.into())
     }
 }
 
@@ -170,9 +210,11 @@ mod tests {
     use k8s_openapi::api::core::v1::ConfigMap;
     use serde_json::json;
 
+    const MANAGED: &str = r#"[{"manager":"m"},{"manager":"n"}]"#;
+
     fn run(kind: PatchKind, old: &Value, body: &Value) -> Result<Value, ApiError> {
         let patch = Patch::parse(kind, &body.to_string().into())?;
-        patch.apply(&Resource::of::<ConfigMap>(true), old, "me", "", "now")
+        patch.apply(&Resource::of::<ConfigMap>(true), old, MANAGED, "me", "", "now").map(|changed| changed.object)
     }
 
     #[test]
@@ -192,6 +234,26 @@ mod tests {
         assert_eq!(run(PatchKind::Json, &old, &json!([{"op": "remove", "path": "/none"}])).unwrap_err().code(), Some(422));
         assert_eq!(run(PatchKind::Json, &old, &json!({"op": "x"})).unwrap_err().code(), Some(400));
         assert_eq!(run(PatchKind::Json, &old, &json!([{"op": "replace", "path": "", "value": 1}])).unwrap_err().code(), Some(400));
+    }
+
+    #[test]
+    fn only_who_asks_for_managed_fields_is_given_them() {
+        let old = json!({"metadata": {"name": "a"}});
+        let managers = |kind, body: Value| {
+            let new = run(kind, &old, &body).unwrap();
+            new["metadata"]
+                .get("managedFields")
+                .map(|m| m.as_array().into_iter().flatten().map(|e| e["manager"].clone()).collect::<Vec<_>>())
+        };
+        assert_eq!(managers(PatchKind::Merge, json!({"metadata": {"labels": {"managedFields": "x"}}})), None);
+        assert_eq!(managers(PatchKind::Merge, json!({"metadata": {"managedFields": null}})), None);
+        assert_eq!(managers(PatchKind::Merge, json!({"metadata": {"managedFields": []}})), Some(vec![]));
+        assert_eq!(managers(PatchKind::Strategic, json!({"metadata": {"managedFields": [{}]}})), Some(vec![Value::Null]));
+        let remove = json!([{"op": "test", "path": "/metadata/managedFields/1/manager", "value": "n"}, {"op": "remove", "path": "/metadata/managedFields/0"}]);
+        assert_eq!(managers(PatchKind::Json, remove), Some(vec![json!("n")]));
+        let copy = json!([{"op": "copy", "from": "/metadata", "path": "/data"}, {"op": "remove", "path": "/metadata/managedFields"}]);
+        assert_eq!(managers(PatchKind::Json, copy), None);
+        assert_eq!(managers(PatchKind::Json, json!([{"op": "add", "path": "/metadata/labels", "value": {}}])), None);
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl Registry {
             let Some(record) = self.store().get(&key).await.map_err(status::of_store)? else {
                 return Err(status::not_found(&row.group, &row.plural, name));
             };
-            let old = decode(row, &record.value)?;
+            let (old, managed) = decode(row, &record.value)?;
             check_preconditions(row, &record, &old, options)?;
             let old = Arc::new(old);
             let request = self.admission_request(ctx, row, Operation::Delete, "", &key, Some(old.clone()));
@@ -56,7 +56,7 @@ impl Registry {
                 let object = present(row, Arc::new(Object::from_record(&record)));
                 return Ok(Written { object, warnings, created: false, gone: false });
             } else {
-                Transaction::update(key.clone(), encode(row, &new)?, record.modified)
+                Transaction::update(key.clone(), encode(row, &new, &managed)?, record.modified)
             };
             if gone {
                 transaction.ops.extend(service_claims::ops(row, &key, Some(&old), None));
@@ -71,7 +71,8 @@ impl Registry {
                     Err(error) => return Err(status::of_store(error)),
                 }
             };
-            let value = if gone { record.value.clone() } else { encode(row, &new)? };
+            let value = if gone { record.value.clone() } else { encode(row, &new, &managed)? };
+            drop(managed);
             let record = Record { key, value, created: record.created, modified: revision };
             let object = present(row, Arc::new(Object::from_record(&record)));
             return Ok(Written { object, warnings, created: false, gone });

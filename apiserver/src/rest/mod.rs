@@ -24,6 +24,7 @@ pub mod status;
 mod subresources;
 mod write;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -31,7 +32,7 @@ use serde_json::Value;
 use wharf_core::api::ApiError;
 use wharf_core::cache::Caches;
 use wharf_core::clock::Clock;
-use wharf_core::object::{Object, encode_stored, splice_revision};
+use wharf_core::object::{Object, encode_managed, encode_stored, splice_revision, split_managed};
 use wharf_core::store::{Fence, Key, SharedStore};
 
 use self::admission::{AdmissionChain, Reviews};
@@ -185,20 +186,29 @@ impl Registry {
     }
 }
 
-/// A value as it is stored, in bytes.
-fn encode(row: &Resource, value: &Value) -> Result<Bytes, ApiError> {
+/// A value as it is stored, in bytes; its managedFields are apart from it.
+fn encode(row: &Resource, value: &Value, managed: &str) -> Result<Bytes, ApiError> {
     let encoded = match (row.stored_as, &row.custom) {
-        (Some(shape), _) => encode_stored(&(shape.store)(value.clone())),
-        (None, Some(custom)) => encode_stored(&custom.store(value.clone())),
-        (None, None) => encode_stored(value),
+        (Some(shape), _) => encode_managed(&(shape.store)(value.clone()), managed),
+        (None, Some(custom)) => encode_managed(&custom.store(value.clone()), managed),
+        (None, None) => encode_managed(value, managed),
     };
     encoded.map_err(status::internal)
 }
 
-/// Reads what [`encode`] made.
-fn decode(row: &Resource, bytes: &[u8]) -> Result<Value, ApiError> {
-    let value = parse_stored(bytes)?;
-    Ok(serve(row, value))
+/// Reads what [`encode`] made: the object, and the text of its managedFields, which is empty if it has none. Most writes only move them.
+fn decode<'r>(row: &Resource, bytes: &'r [u8]) -> Result<(Value, Cow<'r, str>), ApiError> {
+    if let Some((object, managed)) = split_managed(bytes) {
+        return Ok((serve(row, parse_stored(&object)?), Cow::Borrowed(managed)));
+    }
+    let mut value = parse_stored(bytes)?;
+    let managed = take_managed(&mut value).unwrap_or_default();
+    Ok((serve(row, value), Cow::Owned(managed)))
+}
+
+/// Takes managedFields out of an object, as text.
+fn take_managed(value: &mut Value) -> Option<String> {
+    value.get_mut("metadata")?.as_object_mut()?.remove("managedFields").map(|managed| managed.to_string())
 }
 
 fn serve(row: &Resource, value: Value) -> Value {

@@ -84,19 +84,10 @@ fn main(row: &Resource, new: &mut Value, old: &Value) {
     }
 }
 
-/// The old object with the new one's note of who manages what.
-fn old_with_managers(new: &Value, old: &Value) -> Value {
-    let mut kept = old.clone();
-    if let Some(metadata) = new.get("metadata") {
-        copy_member(as_map(&mut kept).entry("metadata").or_insert_with(|| json!({})), metadata, "managedFields");
-    }
-    kept
-}
-
 /// One member below `parents` is taken over, and nothing else.
 fn only(new: &mut Value, old: &Value, parents: &[&str], name: &str) {
     let found = at(new, parents).and_then(|parent| parent.get(name)).cloned();
-    *new = old_with_managers(new, old);
+    new.clone_from(old);
     let parent = object(new, parents);
     match found {
         Some(value) => parent.insert(name.to_owned(), value),
@@ -106,7 +97,7 @@ fn only(new: &mut Value, old: &Value, parents: &[&str], name: &str) {
 
 fn status_only(row: &Resource, new: &mut Value, old: &Value) {
     let status = new.get("status").cloned();
-    let mut kept = old_with_managers(new, old);
+    let mut kept = old.clone();
     if !keeps_metadata(row)
         && let (Some(from), Some(to)) = (new.get("metadata"), kept.get_mut("metadata"))
     {
@@ -138,7 +129,7 @@ fn resources_only(new: &mut Value, old: &Value) {
     if LISTS.iter().any(|list| names(new, list) != names(old, list)) {
         return;
     }
-    let mut kept = old_with_managers(new, old);
+    let mut kept = old.clone();
     for list in LISTS {
         let Some(Value::Array(containers)) = object(&mut kept, &["spec"]).get_mut(list) else { continue };
         for (container, asked) in containers.iter_mut().zip(items(new, &["spec", list])) {
@@ -180,7 +171,7 @@ fn signing_request(sub: &str, new: &mut Value, old: &Value, now: &str) {
         }
     }
     let certificate = at(if sub == "status" { &*new } else { old }, &["status", "certificate"]).cloned();
-    *new = old_with_managers(new, old);
+    new.clone_from(old);
     let status = object(new, &["status"]);
     match certificate {
         Some(certificate) => status.insert("certificate".into(), certificate),

@@ -12,7 +12,7 @@ use wharf_core::store::{ResourceId, Revision};
 use super::params::parse_delete_options;
 use super::read::ReadAt;
 use super::{Registry, Tracking, WriteContext, Written, parts, status, timestamp};
-use crate::patch::{self, Patch};
+use crate::patch::{self, Changed, Patch};
 use crate::resources::Resource;
 use crate::resources::custom::ScalePaths;
 use crate::resources::value::{as_map, at, items, number, object, text};
@@ -94,11 +94,11 @@ impl Registry {
         change: ScaleChange,
     ) -> Result<Written, ApiError> {
         let now = self.now();
-        let apply = |old: &Value| -> Result<Value, ApiError> {
+        let apply = |old: &Value, _: &str| -> Result<Changed, ApiError> {
             let scale = scale_of(row, old);
             let new = match &change {
                 ScaleChange::Replace(body) => body.clone(),
-                ScaleChange::Patch(patch) => patch.apply(row, &scale, &ctx.field_manager, "scale", &now)?,
+                ScaleChange::Patch(patch) => patch.apply(row, &scale, "", &ctx.field_manager, "scale", &now)?.object,
             };
             let replicas = number(&new, &["spec", "replicas"]).unwrap_or(0);
             if replicas < 0 {
@@ -120,7 +120,7 @@ impl Registry {
             if !revision.is_empty() {
                 object(&mut object_value, &["metadata"]).insert("resourceVersion".into(), revision.into());
             }
-            Ok(object_value)
+            Ok(object_value.into())
         };
         let ctx = &WriteContext { tracking: Tracking::Scale, ..ctx.clone() };
         let written = self.change(ctx, row, "", namespace, name, &apply).await?;
@@ -144,7 +144,7 @@ impl Registry {
             return Err(status::invalid("", "Binding", name, vec![status::cause("FieldValueRequired", "Required value", "target.name")]));
         }
         let now = timestamp(self.clock.now());
-        let bind = |old: &Value| -> Result<Value, ApiError> {
+        let bind = |old: &Value, _: &str| -> Result<Changed, ApiError> {
             let refuse = |why: String| Err(status::conflict("", "pods/binding", name, &why));
             let (asked, uid) = (text(body, &["metadata", "uid"]), text(old, &["metadata", "uid"]));
             if !asked.is_empty() && asked != uid {
@@ -169,7 +169,7 @@ impl Registry {
             conditions.retain(|c| text(c, &["type"]) != "PodScheduled");
             conditions.push(json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": now}));
             object(&mut pod, &["status"]).insert("conditions".into(), conditions.into());
-            Ok(pod)
+            Ok(pod.into())
         };
         let ctx = &WriteContext { tracking: Tracking::Off, ..ctx.clone() };
         let mut written = self.change(ctx, row, "binding", namespace, name, &bind).await?;
@@ -210,7 +210,7 @@ impl Registry {
                 _ if settled => {}
                 [budget] => {
                     let now = timestamp(self.clock.now());
-                    let take = |old: &Value| disrupt(old, name, &now);
+                    let take = |old: &Value, _: &str| disrupt(old, name, &now).map(Changed::from);
                     let ctx = &WriteContext { tracking: Tracking::Off, ..ctx.clone() };
                     self.change(ctx, &budgets, "status", namespace, &budget.key().name, &take).await?;
                 }

@@ -10,9 +10,9 @@ use wharf_core::store::{Expect, Key, Op, Record, ResourceId, Revision, StoreErro
 use super::admission::{AdmissionRequest, Operation};
 use super::{
     FieldValidation, MAX_RETRIES, Registry, Tracking, WriteContext, Written, commit, decode, encode, names, parts, present, service_claims,
-    services, status,
+    services, status, take_managed,
 };
-use crate::patch::{self, Patch};
+use crate::patch::{self, Changed, Patch};
 use crate::resources::value::{as_map, at, copy_member, items, object, text};
 use crate::resources::{DeleteRule, Resource, StatusRule};
 use crate::validation;
@@ -20,8 +20,8 @@ use crate::validation;
 /// How often another name is made when a generated one is taken.
 const NAME_TRIES: usize = 8;
 
-/// A change of an object: from what is there to what shall be there.
-pub(super) type Change<'a> = &'a (dyn Fn(&Value) -> Result<Value, ApiError> + Send + Sync);
+/// A change of an object: from what is there, and its managedFields, to what shall be there.
+pub(super) type Change<'a> = &'a (dyn Fn(&Value, &str) -> Result<Changed, ApiError> + Send + Sync);
 
 /// The metadata that the server alone writes.
 const SYSTEM_METADATA: &[&str] = &["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink"];
@@ -98,8 +98,13 @@ impl Registry {
     /// # Errors
     /// 400 for what does not decode, 403 and 404 for its namespace, 409 if it exists, 422 for what is invalid.
     pub async fn create(&self, ctx: &WriteContext, row: &Arc<Resource>, namespace: &str, body: Value) -> Result<Written, ApiError> {
+        self.create_changed(ctx, row, namespace, body.into()).await
+    }
+
+    async fn create_changed(&self, ctx: &WriteContext, row: &Arc<Resource>, namespace: &str, body: Changed) -> Result<Written, ApiError> {
         let mut warnings = Vec::new();
-        let mut value = self.decode(ctx, row, body, &mut warnings)?;
+        let mut value = self.decode(ctx, row, body.object, &mut warnings)?;
+        let sent = take_managed(&mut value);
         put_namespace(row, &mut value, namespace)?;
         if !text(&value, &["metadata", "resourceVersion"]).is_empty() {
             return Err(status::bad_request("resourceVersion should not be set on objects to be created"));
@@ -127,9 +132,10 @@ impl Registry {
         parts::prepare(row, &ctx.user, &mut value);
         row.fill(&mut value);
         // As in Kubernetes, what admission adds is nobody's.
-        if ctx.tracking != Tracking::Off {
-            patch::record(row, None, &mut value, &ctx.field_manager, "", &now);
-        }
+        let managed = match ctx.tracking {
+            Tracking::Off => body.managed.or(sent).unwrap_or_default(),
+            _ => patch::record(row, None, "", &value, sent.as_deref(), &ctx.field_manager, "", &now),
+        };
         let mut request = self.request(ctx, row, Operation::Create, "", namespace, text(&value, &["metadata", "name"]));
         let check = self.check_namespace(row, namespace, &request.name, false).await?;
         warnings.extend(self.admission.admit(&request, &mut value).await?);
@@ -142,7 +148,7 @@ impl Registry {
         self.allocate(row, &mut value, None).await?;
         for attempt in 0.. {
             let key = Self::key(row, namespace, text(&value, &["metadata", "name"]));
-            let stored = encode(row, &value)?;
+            let stored = encode(row, &value, &managed)?;
             if ctx.dry_run {
                 if self.store().get(&key).await.map_err(status::of_store)?.is_some() {
                     return Err(status::already_exists(&row.group, &row.plural, &key.name));
@@ -240,7 +246,7 @@ impl Registry {
             let cause = status::cause("FieldValueInvalid", why, "metadata.resourceVersion");
             return Err(status::invalid(&row.group, &row.plural, name, vec![cause]));
         }
-        self.change(ctx, row, sub, namespace, name, &|_| Ok(body.clone())).await
+        self.change(ctx, row, sub, namespace, name, &|_, _| Ok(body.clone().into())).await
     }
 
     /// Patches an object; an apply creates it if it does not exist.
@@ -278,12 +284,12 @@ impl Registry {
         let ctx = &WriteContext { tracking, ..ctx.clone() };
         for _ in 0..NAME_TRIES {
             let now = self.now();
-            let change = |old: &Value| patch.apply(row, old, &ctx.field_manager, sub, &now);
+            let change = |old: &Value, managed: &str| patch.apply(row, old, managed, &ctx.field_manager, sub, &now);
             match self.change(ctx, row, sub, namespace, name, &change).await {
                 Err(error) if error.is_not_found() && sub.is_empty() && patch.is_apply() => {
-                    let mut value = patch.apply(row, &json!({}), &ctx.field_manager, sub, &now)?;
-                    object(&mut value, &["metadata"]).insert("name".into(), name.into());
-                    match self.create(ctx, row, namespace, value).await {
+                    let mut changed = patch.apply(row, &json!({}), "", &ctx.field_manager, sub, &now)?;
+                    object(&mut changed.object, &["metadata"]).insert("name".into(), name.into());
+                    match self.create_changed(ctx, row, namespace, changed).await {
                         // Somebody else was faster: now it is a change.
                         Err(error) if error.is_already_exists() => {}
                         other => return other,
@@ -310,10 +316,10 @@ impl Registry {
             let Some(record) = self.store().get(&key).await.map_err(status::of_store)? else {
                 return Err(status::not_found(&row.group, &row.plural, name));
             };
-            let mut old = decode(row, &record.value)?;
+            let (mut old, managed) = decode(row, &record.value)?;
             object(&mut old, &["metadata"]).insert("resourceVersion".into(), record.modified.to_string().into());
-            let new = change(&old)?;
-            if let Some(written) = self.replace(ctx, row, sub, &record, old, new).await? {
+            let new = change(&old, &managed)?;
+            if let Some(written) = self.replace(ctx, row, sub, &record, (old, &managed), new).await? {
                 return Ok(written);
             }
         }
@@ -327,8 +333,8 @@ impl Registry {
         row: &Arc<Resource>,
         sub: &str,
         record: &Record,
-        old: Value,
-        new: Value,
+        (old, old_managed): (Value, &str),
+        Changed { object: new, managed }: Changed,
     ) -> Result<Option<Written>, ApiError> {
         let key = &record.key;
         let asked = text(&new, &["metadata", "resourceVersion"]);
@@ -350,15 +356,18 @@ impl Registry {
         }
         let mut warnings = Vec::new();
         let mut new = self.decode(ctx, row, new, &mut warnings)?;
+        let sent = take_managed(&mut new);
         put_namespace(row, &mut new, &key.namespace)?;
         keep_system_metadata(&mut new, &old);
         parts::keep(row, sub, &mut new, &old, &self.now());
         row.fill(&mut new);
-        match ctx.tracking {
-            Tracking::Off => {}
-            Tracking::Update => patch::record(row, Some(&old), &mut new, &ctx.field_manager, sub, &self.now()),
-            Tracking::Scale => patch::record(row, Some(&old), &mut new, &ctx.field_manager, "scale", &self.now()),
-        }
+        let record_as = |sub| patch::record(row, Some(&old), old_managed, &new, sent.as_deref(), &ctx.field_manager, sub, &self.now());
+        // Clients that send no managedFields keep what is there; an empty list takes them away.
+        let managed = match ctx.tracking {
+            Tracking::Off => managed.unwrap_or_else(|| old_managed.to_owned()),
+            Tracking::Update => record_as(sub),
+            Tracking::Scale => record_as("scale"),
+        };
         let old = Arc::new(old);
         let request = self.admission_request(ctx, row, Operation::Update, sub, key, Some(old.clone()));
         warnings.extend(self.admission.admit(&request, &mut new).await?);
@@ -370,7 +379,7 @@ impl Registry {
         self.validate(row, sub, &new, Some(&old))?;
         warnings.extend(self.admission.validate(&request, &new).await?);
         object(&mut new, &["metadata"]).remove("resourceVersion");
-        let stored = encode(row, &new)?;
+        let stored = encode(row, &new, &managed)?;
         let unchanged =
             |object: Object, warnings| Ok(Some(Written { object: present(row, Arc::new(object)), warnings, created: false, gone: false }));
         if is_finished(row, &new) {
@@ -390,7 +399,7 @@ impl Registry {
                 Err(error) => Err(status::of_store(error)),
             };
         }
-        if same_but_for_times(&new, &old) {
+        if is_same(&new, &old) && patch::same_but_for_times(&managed, old_managed) {
             return unchanged(Object::from_record(record), warnings);
         }
         if ctx.dry_run {
@@ -471,10 +480,6 @@ fn keep_system_metadata(new: &mut Value, old: &Value) {
     for name in SYSTEM_METADATA {
         copy_member(to, from, name);
     }
-    // Clients that send no managedFields keep what is there; an empty list takes them away.
-    if to.get("managedFields").is_none() {
-        copy_member(to, from, "managedFields");
-    }
 }
 
 fn bump_generation(row: &Resource, new: &mut Value, old: &Value) {
@@ -504,22 +509,15 @@ pub(super) fn is_finished(row: &Resource, value: &Value) -> bool {
         && (row.delete != DeleteRule::Namespace || items(value, &["spec", "finalizers"]).is_empty())
 }
 
-/// Whether a write would change nothing but the times in managedFields.
-fn same_but_for_times(new: &Value, old: &Value) -> bool {
-    fn same(new: &Value, old: &Value, ignored: &[&str], differ: fn(&str, &Value, &Value) -> bool) -> bool {
+/// Whether a write changes nothing.
+fn is_same(new: &Value, old: &Value) -> bool {
+    fn same(new: &Value, old: &Value, but: &str) -> bool {
         let (Value::Object(new), Value::Object(old)) = (new, old) else { return new == old };
-        let has = |map: &Map<String, Value>, name: &str| map.contains_key(name) || ignored.contains(&name);
-        new.keys().all(|name| has(old, name))
-            && old.iter().all(|(name, old)| {
-                ignored.contains(&name.as_str()) || new.get(name).is_some_and(|new| new == old || !differ(name, new, old))
-            })
+        let members = |map: &Map<String, Value>| map.len() - usize::from(map.contains_key(but));
+        members(new) == members(old) && new.iter().all(|(name, value)| name == but || old.get(name) == Some(value))
     }
-    fn entries(_: &str, new: &Value, old: &Value) -> bool {
-        let (Value::Array(new), Value::Array(old)) = (new, old) else { return true };
-        new.len() != old.len() || !new.iter().zip(old).all(|(new, old)| same(new, old, &["time"], |_, _, _| true))
-    }
-    let metadata = |name: &str, new: &Value, old: &Value| {
-        name != "metadata" || !same(new, old, &["resourceVersion"], |name, new, old| name != "managedFields" || entries(name, new, old))
-    };
-    same(new, old, &[], metadata)
+    let metadata = |value: &Value| value.get("metadata").is_some();
+    same(new, old, "metadata")
+        && metadata(new) == metadata(old)
+        && (!metadata(new) || same(&new["metadata"], &old["metadata"], "resourceVersion"))
 }
