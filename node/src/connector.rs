@@ -103,7 +103,7 @@ fn check_name(pod: &Pod, container: &str) -> Result<(), ApiError> {
 
 fn waiting_reason(pod: &Pod, container: &str) -> Option<String> {
     let status = pod.status.as_ref()?;
-    let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    let all = status.container_statuses.iter().chain(&status.init_container_statuses).chain(&status.ephemeral_container_statuses).flatten();
     all.filter(|s| s.name == container).find_map(|s| s.state.as_ref()?.waiting.as_ref()?.reason.clone())
 }
 

@@ -172,7 +172,7 @@ async fn value_of(
     }
     if let Some(selector) = &from.resource_field_ref {
         let other = selector.container_name.as_deref().and_then(|n| pod.spec.as_ref().and_then(|s| pod::find(s, n)));
-        return fieldref::resource(other.map_or(container, |(c, _)| c), facts, selector).map(Some);
+        return fieldref::resource(other.as_ref().map_or(container, |(c, _)| c), facts, selector).map(Some);
     }
     if let Some(source) = &from.config_map_key_ref {
         let optional = source.optional == Some(true);

@@ -73,7 +73,7 @@ pub(crate) async fn stop_container(
 ) -> Result<(), RuntimeError> {
     let begun = shared.clock.monotonic();
     let container = pod.spec.as_ref().and_then(|s| pod::find(s, name)).map(|(c, _)| c);
-    let hook = container.and_then(|c| Some((c, c.lifecycle.as_ref()?.pre_stop.as_ref()?)));
+    let hook = container.as_deref().and_then(|c| Some((c, c.lifecycle.as_ref()?.pre_stop.as_ref()?)));
     if let Some((container, hook)) = hook
         && shared.probing(runtime)
         && grace > Duration::from_secs(1)

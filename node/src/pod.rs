@@ -1,8 +1,9 @@
 //! Questions about a pod's spec that many parts ask.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
 
 /// Grace of a pod that names none.
 pub(crate) const DEFAULT_GRACE: Duration = Duration::from_secs(30);
@@ -52,10 +53,58 @@ pub(crate) fn init_containers(spec: &PodSpec) -> &[Container] {
     spec.init_containers.as_deref().unwrap_or_default()
 }
 
-/// A container of the pod by name, and whether it is an init container.
-pub(crate) fn find<'a>(spec: &'a PodSpec, name: &str) -> Option<(&'a Container, bool)> {
-    let main = spec.containers.iter().find(|c| c.name == name).map(|c| (c, false));
-    main.or_else(|| init_containers(spec).iter().find(|c| c.name == name).map(|c| (c, true)))
+/// The containers that came later, to look into the pod: like others, but that they lack most fields.
+pub(crate) fn ephemeral_containers(spec: &PodSpec) -> impl Iterator<Item = Container> + '_ {
+    spec.ephemeral_containers.iter().flatten().map(as_container)
+}
+
+fn as_container(ephemeral: &EphemeralContainer) -> Container {
+    let c = ephemeral.clone();
+    Container {
+        name: c.name,
+        image: c.image,
+        image_pull_policy: c.image_pull_policy,
+        command: c.command,
+        args: c.args,
+        working_dir: c.working_dir,
+        env: c.env,
+        env_from: c.env_from,
+        volume_mounts: c.volume_mounts,
+        volume_devices: c.volume_devices,
+        termination_message_path: c.termination_message_path,
+        termination_message_policy: c.termination_message_policy,
+        security_context: c.security_context,
+        stdin: c.stdin,
+        stdin_once: c.stdin_once,
+        tty: c.tty,
+        ..Container::default()
+    }
+}
+
+/// Which list of its pod a container is in, by the name of the field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Main,
+    Init,
+    Ephemeral,
+}
+
+impl Part {
+    pub(crate) fn field(self) -> &'static str {
+        match self {
+            Self::Main => "containers",
+            Self::Init => "initContainers",
+            Self::Ephemeral => "ephemeralContainers",
+        }
+    }
+}
+
+/// A container of the pod by name, and where it is.
+pub(crate) fn find<'a>(spec: &'a PodSpec, name: &str) -> Option<(Cow<'a, Container>, Part)> {
+    let in_list = |list: &'a [Container], part| list.iter().find(|c| c.name == name).map(|c| (Cow::Borrowed(c), part));
+    in_list(&spec.containers, Part::Main)
+        .or_else(|| in_list(init_containers(spec), Part::Init))
+        .or_else(|| ephemeral_containers(spec).find(|c| c.name == name).map(|c| (Cow::Owned(c), Part::Ephemeral)))
 }
 
 pub(crate) fn uid(pod: &Pod) -> &str {

@@ -20,7 +20,7 @@ use crate::fieldref::Facts;
 use crate::handlers::RuntimeHandlers;
 use crate::images::Images;
 use crate::machine::Machine;
-use crate::pod;
+use crate::pod::{self, Part};
 use crate::snapshot::PodRuntime;
 use crate::volumes::Tokens;
 use crate::worker::Handle;
@@ -77,8 +77,8 @@ impl Shared {
     pub(crate) fn container_event(&self, pod: &Pod, container: &str, kind: EventType, reason: &str, message: String) {
         let Some(events) = self.events.recorder() else { return };
         let mut object = reference(pod);
-        let init = pod.spec.as_ref().and_then(|s| pod::find(s, container)).is_some_and(|(_, init)| init);
-        object.field_path = Some(format!("spec.{}{{{container}}}", if init { "initContainers" } else { "containers" }));
+        let part = pod.spec.as_ref().and_then(|s| pod::find(s, container)).map_or(Part::Main, |(_, part)| part);
+        object.field_path = Some(format!("spec.{}{{{container}}}", part.field()));
         events.event_ref(object, kind, reason, message);
     }
 

@@ -58,6 +58,9 @@ pub(crate) fn make(input: &Input<'_>) -> PodStatus {
     let spec = input.pod.spec.as_ref().unwrap_or(&empty);
     let init: Vec<ApiStatus> = pod::init_containers(spec).iter().map(|c| container_status(input, spec, c, true)).collect();
     let main: Vec<ApiStatus> = spec.containers.iter().map(|c| container_status(input, spec, c, false)).collect();
+    let ephemeral: Vec<ApiStatus> = pod::ephemeral_containers(spec)
+        .map(|c| ApiStatus { ready: false, started: None, ..container_status(input, spec, &c, false) })
+        .collect();
     let mut status = input.old.clone();
     let sticky = input.old.phase.as_deref().filter(|p| pod::is_terminal_phase(p));
     let phase = match sticky {
@@ -135,6 +138,7 @@ pub(crate) fn make(input: &Input<'_>) -> PodStatus {
     status.conditions = Some(conditions);
     status.init_container_statuses = (!init.is_empty()).then_some(init);
     status.container_statuses = Some(main);
+    status.ephemeral_container_statuses = (!ephemeral.is_empty()).then_some(ephemeral);
     status
 }
 
@@ -230,7 +234,8 @@ fn terminated(input: &Input<'_>, status: &ContainerStatus) -> ContainerStateTerm
 
 fn container_status(input: &Input<'_>, spec: &PodSpec, container: &Container, init: bool) -> ApiStatus {
     let latest = input.runtime.latest(&container.name);
-    let old = input.old.init_container_statuses.iter().chain(&input.old.container_statuses).flatten().find(|s| s.name == container.name);
+    let seen = input.old.init_container_statuses.iter().chain(&input.old.container_statuses).chain(&input.old.ephemeral_container_statuses);
+    let old = seen.flatten().find(|s| s.name == container.name);
     let reason = input.reasons.get(&container.name);
     let waiting = |reason: &str, message: Option<String>| ApiState {
         waiting: Some(ContainerStateWaiting { reason: Some(reason.into()), message }),

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use wharf_core::runtime::{ContainerState, ContainerStatus};
 
 use crate::backoff::{Backoff, BackoffPolicy, elapsed};
-use crate::pod::{self, RestartPolicy};
+use crate::pod::{self, Part, RestartPolicy};
 use crate::snapshot::{PodRuntime, attempt, is_running};
 use crate::{labels, status};
 
@@ -123,6 +123,13 @@ pub(crate) fn decide(input: &Input<'_>) -> Decision {
     let older = runtime.sandboxes.iter().skip(1).filter(|s| s.state == wharf_core::runtime::PodSandboxState::Ready);
     decision.actions.extend(older.map(|s| Action::KillSandbox { id: s.id.clone() }));
 
+    // They wait for nothing, run once, and hold nothing up.
+    for container in pod::ephemeral_containers(spec) {
+        let latest = runtime.latest(&container.name);
+        if latest.is_none_or(|c| c.container.state == ContainerState::Created) {
+            decision.actions.push(Action::Start { name: container.name, attempt: 0, after_exit: None });
+        }
+    }
     let initialized = spec.containers.iter().any(|c| runtime.latest_in(&sandbox.id, &c.name).is_some());
     for container in pod::init_containers(spec) {
         let current = runtime.latest_in(&sandbox.id, &container.name);
@@ -198,7 +205,7 @@ fn tend(input: &Input<'_>, spec: &PodSpec, sandbox: &str, container: &Container,
         // A new sandbox starts over, except for what had ended for good.
         None => match latest {
             Some(old) if old.container.state == ContainerState::Exited => {
-                let is_init = pod::find(spec, name).is_some_and(|(_, init)| init);
+                let is_init = pod::find(spec, name).is_some_and(|(_, part)| part == Part::Init);
                 if is_init || policy.restarts_after(old.exit_code) {
                     restart(input, old, next, decision);
                 }
@@ -333,6 +340,7 @@ mod tests {
         let sidecar = json!({"initContainers":[{"name":"s","image":"i","restartPolicy":"Always","startupProbe":{"tcpSocket":{"port":1}}}],"containers":[c("a")]});
         let live = json!({"containers":[{"name":"a","image":"i","livenessProbe":{"tcpSocket":{"port":1}}}]});
         let deadline = json!({"activeDeadlineSeconds":60,"containers":[c("a")]});
+        let debugged = json!({"initContainers":[c("i")],"containers":[c("a")],"ephemeralContainers":[c("d")]});
         let (up, down) = (|| vec![sandbox(0, true)], || vec![sandbox(0, false)]);
         let table: Vec<Case<'_>> = vec![
             ("a new pod", &plain, vec![], vec![], vec![], vec!["sandbox 0"]),
@@ -389,6 +397,15 @@ mod tests {
                 up(),
                 vec![container("a", 1, Running, 0)],
                 vec![("a-0", ProbeKind::Liveness, false)],
+                vec![],
+            ),
+            ("one to debug, beside an init container", &debugged, up(), vec![], vec![], vec!["start d 0", "start i 0"]),
+            (
+                "one to debug that ended",
+                &debugged,
+                up(),
+                vec![container("d", 0, Exited, 1), container("i", 0, Exited, 0), container("a", 0, Running, 0)],
+                vec![],
                 vec![],
             ),
             ("past the deadline", &deadline, up(), vec![container("a", 0, Running, 0)], vec![], vec!["kill pod 30"]),

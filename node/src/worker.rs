@@ -420,6 +420,7 @@ impl Worker {
         let (Some((container, _)), Some(sandbox)) = (pod::find(spec, name), runtime.sandbox()) else {
             return Ok(Step::Later(FAULT_RETRY));
         };
+        let container = &*container;
         if let Some(step) = self.ensure_volumes(pod).await {
             return Ok(step);
         }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use support::FakeApi;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use wharf_core::api::{ApiExt, DeleteParams};
+use wharf_core::api::{ApiExt, DeleteParams, PatchKind};
 use wharf_core::node::{LogOptions, NodeConnector};
 use wharf_core::object::ObjectRef;
 use wharf_core::runtime::{ContainerFilter, ContainerState, PodSandboxConfig, PodSandboxFilter, PodSandboxMetadata, RuntimeService};
@@ -144,6 +144,29 @@ async fn jobs_end_and_init_containers_come_first() {
     assert_eq!(status(&api, "failed").container_statuses.unwrap()[0].state.clone().unwrap().terminated.unwrap().exit_code, 7);
     assert!(status(&api, "stuck").container_statuses.unwrap()[0].state.clone().unwrap().waiting.is_some());
     assert_eq!(condition(&status(&api, "done"), "Initialized").as_deref(), Some("True"));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_container_to_debug_joins_a_running_pod_once() {
+    let api = FakeApi::new();
+    let node = start(&api, &HollowRuntime::new());
+    api.create(&pod("web", json!({"containers":[{"name":"c","image":"x:1"}]}))).await.unwrap();
+    ready(&api, "web").await;
+    let patch = json!({"spec":{"ephemeralContainers":[{"name":"debug","image":"busybox:1","targetContainerName":"c"}]}});
+    api.patch::<Pod>(&ObjectRef::new("ns", "web"), "ephemeralcontainers", PatchKind::Merge, &patch).await.unwrap();
+    let ephemeral = |api: &FakeApi| status(api, "web").ephemeral_container_statuses?.pop();
+    let running = api.until("it runs", |api| ephemeral(api).filter(|s| s.state.as_ref().is_some_and(|s| s.running.is_some()))).await;
+    let id = running.container_id.unwrap();
+    node.runtime.exit_container(id.split("://").nth(1).unwrap(), 3).unwrap();
+    let ended = api.until("it has ended", |api| ephemeral(api)?.state?.terminated).await;
+    assert_eq!(ended.exit_code, 3);
+    let event = api.all::<Event>().into_iter().find(|e| e.involved_object.field_path.as_deref() == Some("spec.ephemeralContainers{debug}"));
+    assert!(event.is_some());
+    // The pod is as ready as before, and nothing started it again.
+    let status = ready(&api, "web").await;
+    assert_eq!((status.phase.as_deref(), ephemeral(&api).unwrap().restart_count), (Some("Running"), 0));
+    assert_eq!(node.containers().await.len(), 2);
     node.stop().await;
 }
 

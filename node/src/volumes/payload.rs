@@ -161,7 +161,7 @@ fn downward<'a>(
             let Some((container, _)) = found else {
                 return Err(content(ConfigError::FieldPath { path: selector.resource.clone() }));
             };
-            fieldref::resource(container, &facts, selector).map_err(content)?
+            fieldref::resource(&container, &facts, selector).map_err(content)?
         } else {
             continue;
         };
