@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::time::Duration;
 
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
@@ -19,6 +20,10 @@ use crate::{ETCD_VERSION, EtcdBridge};
 
 /// Most requests and watch streams at once on one connection.
 pub const MAX_STREAMS: u32 = 1024;
+/// A connection that is quiet for so long is asked for a sign of life, lest watches of those who are gone stay; etcd's.
+const KEEP_ALIVE: Duration = Duration::from_secs(7200);
+/// How long it may take to give one; etcd's.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// What a message may have beside the largest request; etcd's.
 const MESSAGE_OVERHEAD: usize = 512 << 10;
 
@@ -111,7 +116,7 @@ impl EtcdBridge {
             .add_service(PbLeaseServer::new(LeaseService { shared: shared(), stopped: stopped.clone() }))
             .add_service(PbMaintenanceServer::new(MaintenanceService { shared: shared(), stopped: stopped.clone() }))
             .add_service(PbClusterServer::new(ClusterService { shared: shared(), client_urls }))
-            .add_service(AuthService)
+            .add_service(AuthService { shared: shared() })
             .add_service(health);
         let json = |text: String| move || std::future::ready(([(CONTENT_TYPE, "application/json")], text));
         let router = routes
@@ -131,6 +136,8 @@ impl EtcdBridge {
             // For /health and /version; over TLS, ALPN decides.
             .accept_http1(tls.is_none())
             .max_concurrent_streams(MAX_STREAMS)
+            .http2_keepalive_interval(Some(KEEP_ALIVE))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
             .add_routes(router.into())
             .serve_with_incoming_shutdown(connection::incoming(incoming, tls, self.shared.clock.clone()), ended)
             .await

@@ -7,104 +7,13 @@
 mod support;
 
 use etcd_client::proto::{
-    PbCompactionRequest, PbCompactionResponse, PbCompare, PbDeleteRequest, PbLeaseGrantRequest, PbLeaseGrantResponse, PbPutRequest,
-    PbRangeRequest, PbRangeResponse, PbStatusRequest, PbStatusResponse, PbTargetUnion, PbTxnOpRequest, PbTxnOpResponse, PbTxnRequest,
-    PbTxnResponse, PbWatchRequest, PbWatchRequestUnion, PbWatchResponse,
+    PbCompactionRequest, PbCompactionResponse, PbLeaseGrantRequest, PbLeaseGrantResponse, PbRangeRequest, PbRangeResponse, PbStatusRequest,
+    PbStatusResponse, PbTxnResponse,
 };
-use futures::channel::mpsc;
-use futures::{SinkExt, StreamExt};
-use tonic::{Code, Streaming};
+use tonic::Code;
 
-use crate::support::{Raw, Served, op};
-
-const POD: &[u8] = b"/registry/pods/default/a";
-const PODS: &[u8] = b"/registry/pods/";
-const PODS_END: &[u8] = b"/registry/pods0";
-
-fn get(key: &[u8]) -> PbRangeRequest {
-    PbRangeRequest { key: key.to_vec(), limit: 1, ..Default::default() }
-}
-
-fn list(limit: i64, revision: i64) -> PbRangeRequest {
-    PbRangeRequest { key: PODS.to_vec(), range_end: PODS_END.to_vec(), limit, revision, ..Default::default() }
-}
-
-/// `ModRevision(key) == revision`.
-fn unchanged(key: &[u8], revision: i64) -> PbCompare {
-    PbCompare { target: 2, result: 0, key: key.to_vec(), range_end: Vec::new(), target_union: Some(PbTargetUnion::ModRevision(revision)) }
-}
-
-/// OptimisticPut; a creation expects revision 0 and gets nothing on failure.
-fn put(key: &[u8], value: &[u8], revision: i64, get_on_failure: bool, lease: i64) -> PbTxnRequest {
-    let put = PbPutRequest { key: key.to_vec(), value: value.to_vec(), lease, ..Default::default() };
-    let failure = if get_on_failure { vec![op(PbTxnOpRequest::RequestRange(get_op(key)))] } else { Vec::new() };
-    PbTxnRequest { compare: vec![unchanged(key, revision)], success: vec![op(PbTxnOpRequest::RequestPut(put))], failure }
-}
-
-/// OptimisticDelete.
-fn delete(key: &[u8], revision: i64) -> PbTxnRequest {
-    let delete = PbDeleteRequest { key: key.to_vec(), ..Default::default() };
-    PbTxnRequest {
-        compare: vec![unchanged(key, revision)],
-        success: vec![op(PbTxnOpRequest::RequestDeleteRange(delete))],
-        failure: vec![op(PbTxnOpRequest::RequestRange(get_op(key)))],
-    }
-}
-
-fn get_op(key: &[u8]) -> PbRangeRequest {
-    PbRangeRequest { key: key.to_vec(), ..Default::default() }
-}
-
-async fn txn(raw: &Raw, request: PbTxnRequest) -> PbTxnResponse {
-    raw.call("KV/Txn", request).await.unwrap()
-}
-
-async fn range(raw: &Raw, request: PbRangeRequest) -> PbRangeResponse {
-    raw.call("KV/Range", request).await.unwrap()
-}
-
-fn revision(answer: &PbTxnResponse) -> i64 {
-    answer.header.as_ref().unwrap().revision
-}
-
-fn found(answer: &PbTxnResponse) -> &PbRangeResponse {
-    match answer.responses[0].response.as_ref().unwrap() {
-        PbTxnOpResponse::ResponseRange(range) => range,
-        other => panic!("{other:?}"),
-    }
-}
-
-/// A watch as watcher.go opens it: prefix, after the list, with the previous value and progress.
-struct Watcher {
-    requests: mpsc::Sender<PbWatchRequest>,
-    answers: Streaming<PbWatchResponse>,
-}
-
-impl Watcher {
-    async fn open(raw: &Raw, after: i64) -> Self {
-        let (requests, sent) = mpsc::channel(8);
-        let answers = raw.stream("Watch/Watch", sent).await;
-        let mut watcher = Self { requests, answers };
-        watcher.watch(PODS, PODS_END, after + 1).await;
-        assert!(watcher.next().await.created);
-        watcher
-    }
-    async fn watch(&mut self, key: &[u8], end: &[u8], start: i64) {
-        let mut union = PbWatchRequestUnion::CreateRequest(Default::default());
-        if let PbWatchRequestUnion::CreateRequest(create) = &mut union {
-            (create.key, create.range_end, create.start_revision) = (key.to_vec(), end.to_vec(), start);
-            (create.prev_kv, create.progress_notify) = (true, true);
-        }
-        self.requests.send(PbWatchRequest { request_union: Some(union) }).await.unwrap();
-    }
-    async fn ask_for_progress(&mut self) {
-        let union = PbWatchRequestUnion::ProgressRequest(Default::default());
-        self.requests.send(PbWatchRequest { request_union: Some(union) }).await.unwrap();
-    }
-    async fn next(&mut self) -> PbWatchResponse {
-        self.answers.next().await.unwrap().unwrap()
-    }
-}
+use crate::support::Served;
+use crate::support::kubernetes::{POD, PODS, PODS_END, Watcher, compact, delete, found, get, list, put, range, revision, txn};
 
 #[tokio::test]
 async fn create_update_delete_as_store_go() {
@@ -193,7 +102,7 @@ async fn watch_with_progress_as_watcher_go() {
     // A consistent read from the cache: the revision of the store is asked for, then progress until the watch has come so far.
     txn(&raw, put(b"/registry/nodes/m", b"m", 0, false, 0)).await;
     let current = range(&raw, PbRangeRequest { count_only: true, ..list(0, 0) }).await.header.unwrap().revision;
-    watcher.ask_for_progress().await;
+    watcher.asking.ask_for_progress().await;
     let progress = watcher.next().await;
     assert!(progress.events.is_empty() && !progress.created && !progress.canceled);
     assert_eq!((progress.watch_id, progress.header.unwrap().revision), (-1, current));
@@ -213,26 +122,15 @@ async fn a_watch_from_before_the_compaction_is_cancelled() {
     assert!(cancelled.canceled);
     assert_eq!(cancelled.compact_revision, 4);
     // The stream goes on for its other watches.
-    watcher.watch(PODS, PODS_END, 5).await;
+    watcher.asking.watch(PODS, PODS_END, 5).await;
     assert!(watcher.next().await.created);
     assert_eq!(watcher.next().await.events[0].kv.as_ref().unwrap().mod_revision, 5);
 }
 
 #[tokio::test]
 async fn compaction_as_compact_go() {
-    const KEY: &[u8] = b"compact_rev_key";
     let served = Served::memory().await;
     let raw = served.raw().await;
-    let compact = |time: i64, rev: i64| {
-        let version =
-            PbCompare { target: 0, result: 0, key: KEY.to_vec(), range_end: Vec::new(), target_union: Some(PbTargetUnion::Version(time)) };
-        let put = PbPutRequest { key: KEY.to_vec(), value: rev.to_string().into_bytes(), ..Default::default() };
-        PbTxnRequest {
-            compare: vec![version],
-            success: vec![op(PbTxnOpRequest::RequestPut(put))],
-            failure: vec![op(PbTxnOpRequest::RequestRange(get_op(KEY)))],
-        }
-    };
     // The first of two servers to come wins, the other takes over its time.
     assert!(txn(&raw, compact(0, 0)).await.succeeded);
     let lost = txn(&raw, compact(0, 0)).await;

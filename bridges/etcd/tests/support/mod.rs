@@ -3,6 +3,8 @@
 // The whole file is a test, though not in the eyes of the linter; and each test uses a part of it.
 #![allow(clippy::unwrap_used, dead_code)]
 
+pub mod kubernetes;
+
 use std::sync::Arc;
 
 use etcd_client::proto::{PbTxnOpRequest, PbTxnRequestOp};
@@ -11,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{IntoRequest, IntoStreamingRequest, Status, Streaming};
 use tonic_prost::ProstCodec;
@@ -110,12 +113,21 @@ impl Drop for Wire {
 
 /// Sends messages as they are.
 #[derive(Clone)]
-pub struct Raw(Grpc<Channel>);
+pub struct Raw {
+    grpc: Grpc<Channel>,
+    metadata: MetadataMap,
+}
 
 impl Raw {
     pub async fn to(endpoint: &str) -> Self {
         let channel = Endpoint::from_shared(endpoint.to_owned()).unwrap().connect().await.unwrap();
-        Self(Grpc::new(channel).max_decoding_message_size(64 << 20))
+        Self { grpc: Grpc::new(channel).max_decoding_message_size(64 << 20), metadata: MetadataMap::new() }
+    }
+
+    /// With something that is sent beside every message.
+    pub fn with(mut self, key: &'static str, value: &'static str) -> Self {
+        self.metadata.insert(key, value.parse().unwrap());
+        self
     }
 
     /// One request to `SERVICE/METHOD` of etcd's.
@@ -124,9 +136,11 @@ impl Raw {
         Q: prost::Message + Send + Sync + 'static,
         A: prost::Message + Default + Send + Sync + 'static,
     {
-        let mut grpc = self.0.clone();
+        let mut grpc = self.grpc.clone();
         grpc.ready().await.unwrap();
-        grpc.unary(request.into_request(), path(method), ProstCodec::default()).await.map(|answer| answer.into_inner())
+        let mut request = request.into_request();
+        *request.metadata_mut() = self.metadata.clone();
+        grpc.unary(request, path(method), ProstCodec::default()).await.map(|answer| answer.into_inner())
     }
 
     /// Requests to `SERVICE/METHOD` of etcd's, and its answers.
@@ -135,9 +149,11 @@ impl Raw {
         Q: prost::Message + Send + Sync + 'static,
         A: prost::Message + Default + Send + Sync + 'static,
     {
-        let mut grpc = self.0.clone();
+        let mut grpc = self.grpc.clone();
         grpc.ready().await.unwrap();
-        let answers = grpc.streaming(requests.into_streaming_request(), path(method), ProstCodec::default()).await;
+        let mut requests = requests.into_streaming_request();
+        *requests.metadata_mut() = self.metadata.clone();
+        let answers = grpc.streaming(requests, path(method), ProstCodec::default()).await;
         answers.unwrap().into_inner()
     }
 }
