@@ -105,7 +105,7 @@ async fn fields_that_appear_twice_or_not_at_all() {
     assert_eq!((code, &made["metadata"]["name"], &made["data"]["k"]), (201, &json!("b"), &json!("2")));
     let patch = r#"{"data":{"k":"1","k":"3"}}"#;
     let uri = format!("{MAPS}/b?fieldValidation=Strict");
-    says(&w.refused(Method::PATCH, &uri, "application/merge-patch+json", patch).await, 400, "BadRequest", "duplicate field \"data.k\"");
+    says(&w.refused(Method::PATCH, &uri, "application/merge-patch+json", patch).await, 422, "Invalid", "duplicate field \"data.k\"");
     let unknown = r#"{"metadata":{"name":"c"},"dta":{}}"#;
     let status = w.refused(Method::POST, &format!("{MAPS}?fieldValidation=Strict"), JSON, unknown).await;
     says(&status, 400, "BadRequest", "strict decoding error: unknown field \"dta\"");

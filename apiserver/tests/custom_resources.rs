@@ -117,7 +117,10 @@ async fn from_definition_to_removal() {
     let mut object = crontab("a");
     object["spec"]["unknown"] = json!(1);
     let (code, refused) = w.post(&format!("{CRONTABS}?fieldValidation=Strict"), &object).await;
-    assert_eq!((code, refused["message"].as_str().unwrap()), (400, "strict decoding error: unknown field \"spec.unknown\""));
+    assert_eq!(
+        (code, refused["message"].as_str().unwrap()),
+        (400, "CronTab in version \"v1\" cannot be handled as a CronTab: strict decoding error: unknown field \"spec.unknown\"")
+    );
     let (code, made) = w.post(CRONTABS, &object).await;
     assert_eq!(code, 201, "{made}");
     assert_eq!(made["spec"], json!({"cronSpec": "* * * * */5", "image": "my-awesome-cron-image", "replicas": 3, "colour": "red"}));

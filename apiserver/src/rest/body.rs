@@ -17,6 +17,8 @@ pub const MAX_ALIASED_VALUES: usize = 400_000;
 pub const MAX_FLOW_LEVEL: usize = 10_000;
 /// Most fields that appear twice that are told of.
 const MAX_DUPLICATES: usize = 64;
+/// Most fields that appear twice in YAML whose lines are told: each is looked for by itself.
+const MAX_LINES: usize = 8;
 /// How much of a body is quoted to its sender, in bytes.
 const QUOTED: usize = 30;
 
@@ -133,21 +135,43 @@ pub(super) fn read_yaml(body: &[u8]) -> Result<Read, String> {
     if nesting(body) > MAX_FLOW_LEVEL {
         return Err(format!("exceeded max depth of {MAX_FLOW_LEVEL}"));
     }
-    let mut state = State::new(MAX_ALIASED_VALUES.max(body.len()), MAX_BODY);
-    let value = Any(&mut state).deserialize(serde_yaml_ng::Deserializer::from_slice(body)).map_err(|e| e.to_string())?;
-    Ok(Read { value, duplicates: state.duplicates })
+    let read = |stop_at: usize| {
+        let mut state = State::new(MAX_ALIASED_VALUES.max(body.len()), MAX_BODY);
+        state.stop_at = stop_at;
+        let value = Any(&mut state).deserialize(serde_yaml_ng::Deserializer::from_slice(body));
+        (value, state.repeated)
+    };
+    let (value, repeated) = read(usize::MAX);
+    let value = value.map_err(|e| e.to_string())?;
+    // What was read does not tell where it stood; an error does.
+    let lines = (1..=repeated.min(MAX_LINES)).filter_map(|nth| {
+        let error = read(nth).0.err()?;
+        let line = error.location()?.line();
+        let key = error.to_string().split_once(REPEATED)?.1.split_once('\0')?.0.to_owned();
+        Some(format!("\n  line {line}: key {key:?} already set in map"))
+    });
+    let lines: String = lines.collect();
+    let duplicates = if lines.is_empty() { Vec::new() } else { vec![format!("yaml: unmarshal errors:{lines}")] };
+    Ok(Read { value, duplicates })
 }
+
+/// What marks the error that a reader stops with at a field which appears again; its name follows, up to a zero.
+const REPEATED: &str = "repeated\0";
 
 struct State {
     path: String,
     duplicates: Vec<String>,
     values: usize,
     bytes: usize,
+    /// How many fields have appeared again.
+    repeated: usize,
+    /// Fail at this one of them.
+    stop_at: usize,
 }
 
 impl State {
     fn new(values: usize, bytes: usize) -> Self {
-        Self { path: String::new(), duplicates: Vec::new(), values, bytes }
+        Self { path: String::new(), duplicates: Vec::new(), values, bytes, repeated: 0, stop_at: usize::MAX }
     }
 
     fn spend(&mut self, bytes: usize) -> Result<(), &'static str> {
@@ -225,7 +249,7 @@ impl<'de> Visitor<'de> for Any<'_> {
         self.0.spend(0).map_err(A::Error::custom)?;
         let mut map = Map::new();
         let length = self.0.path.len();
-        while let Some(Key(name)) = fields.next_key()? {
+        while let Some(name) = fields.next_key_seed(Key { known: &map, state: &mut *self.0 })? {
             self.0.spend(name.len()).map_err(A::Error::custom)?;
             if length > 0 {
                 self.0.path.push('.');
@@ -250,34 +274,50 @@ fn push_index(path: &mut String, index: usize) {
     let _ = write!(path, "[{index}]");
 }
 
-/// A field's name: YAML's may be numbers and booleans.
-struct Key(String);
+/// A field's name, where others are known: YAML's may be numbers and booleans.
+struct Key<'a> {
+    known: &'a Map<String, Value>,
+    state: &'a mut State,
+}
 
-impl<'de> serde::Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Name;
-        impl Visitor<'_> for Name {
-            type Value = Key;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a field's name")
-            }
-            fn visit_str<E>(self, value: &str) -> Result<Key, E> {
-                Ok(Key(value.to_owned()))
-            }
-            fn visit_string<E>(self, value: String) -> Result<Key, E> {
-                Ok(Key(value))
-            }
-            fn visit_bool<E>(self, value: bool) -> Result<Key, E> {
-                Ok(Key(value.to_string()))
-            }
-            fn visit_u64<E>(self, value: u64) -> Result<Key, E> {
-                Ok(Key(value.to_string()))
-            }
-            fn visit_i64<E>(self, value: i64) -> Result<Key, E> {
-                Ok(Key(value.to_string()))
+impl Key<'_> {
+    fn named<E: serde::de::Error>(self, name: String) -> Result<String, E> {
+        if self.known.contains_key(&name) {
+            self.state.repeated += 1;
+            if self.state.repeated == self.state.stop_at {
+                return Err(E::custom(format_args!("{REPEATED}{name}\0")));
             }
         }
-        deserializer.deserialize_any(Name)
+        Ok(name)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Key<'_> {
+    type Value = String;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl Visitor<'_> for Key<'_> {
+    type Value = String;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a field's name")
+    }
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<String, E> {
+        self.named(value.to_owned())
+    }
+    fn visit_string<E: serde::de::Error>(self, value: String) -> Result<String, E> {
+        self.named(value)
+    }
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<String, E> {
+        self.named(value.to_string())
+    }
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<String, E> {
+        self.named(value.to_string())
+    }
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<String, E> {
+        self.named(value.to_string())
     }
 }
 
@@ -307,11 +347,9 @@ mod tests {
         let read = read_json(br#"{"a":1,"spec":{"b":[{"c":1},{"c":1,"c":2}]},"a":2,"a":3}"#).unwrap();
         assert_eq!(read.duplicates, ["duplicate field \"spec.b[1].c\"", "duplicate field \"a\""]);
         assert_eq!(read.value.to_string(), r#"{"a":3,"spec":{"b":[{"c":1},{"c":2}]}}"#);
-        let read = read_yaml(b"a: 1\nb:\n  c: x\n  c: y\n1: z\ntrue: w\n").unwrap();
-        assert_eq!(
-            (read.duplicates, read.value),
-            (vec!["duplicate field \"b.c\"".to_owned()], json!({"a":1,"b":{"c":"y"},"1":"z","true":"w"}))
-        );
+        let read = read_yaml(b"a: 1\nb:\n  c: x\n  c: y\n1: z\ntrue: w\n\na: 2\n").unwrap();
+        let told = "yaml: unmarshal errors:\n  line 4: key \"c\" already set in map\n  line 8: key \"a\" already set in map";
+        assert_eq!((read.duplicates, read.value), (vec![told.to_owned()], json!({"a":2,"b":{"c":"y"},"1":"z","true":"w"})));
     }
 
     #[test]

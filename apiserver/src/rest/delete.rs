@@ -9,8 +9,7 @@ use wharf_core::object::Object;
 use wharf_core::store::{Record, StoreError, Transaction};
 
 use super::admission::Operation;
-use super::read::{ListRequest, ReadAt};
-use super::select::Selection;
+use super::read::{ListAnswer, ListRequest};
 use super::write::is_finished;
 use super::{MAX_RETRIES, Registry, WriteContext, Written, commit, decode, encode, present, service_claims, status, timestamp};
 use crate::resources::value::{at, items, number, object, text};
@@ -80,7 +79,7 @@ impl Registry {
         Err(status::conflict(&row.group, &row.plural, name, status::MODIFIED))
     }
 
-    /// Deletes every object that matches; answers those that were.
+    /// Deletes the objects that a list shows: a page of them where it has a limit. Answers the list.
     ///
     /// # Errors
     /// The first failure other than that an object is gone already.
@@ -88,21 +87,19 @@ impl Registry {
         &self,
         ctx: &WriteContext,
         row: &Arc<Resource>,
-        selection: Selection,
+        request: &ListRequest,
         options: &DeleteOptions,
-    ) -> Result<Vec<Arc<Object>>, ApiError> {
-        let request = ListRequest { selection, at: ReadAt::Newest, limit: None, continue_token: String::new() };
-        let mut deleted = Vec::new();
-        for object in self.list(row, &request).await?.items {
+    ) -> Result<ListAnswer, ApiError> {
+        let listed = self.list(row, request).await?;
+        for object in &listed.items {
             let key = object.key();
             // Boxed: the future of a delete is large.
             match Box::pin(self.delete(ctx, row, &key.namespace, &key.name, options)).await {
-                Ok(written) => deleted.push(written.object),
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error),
+                Err(error) if !error.is_not_found() => return Err(error),
+                _ => {}
             }
         }
-        Ok(deleted)
+        Ok(listed)
     }
 }
 

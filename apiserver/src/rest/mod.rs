@@ -1,14 +1,18 @@
 //! Kubernetes' REST storage over any store: the verbs, and their way through HTTP.
 
 pub mod admission;
+pub(crate) mod answer;
 pub(crate) mod body;
 mod bootstrap;
 mod commit;
 mod component_status;
 mod continuation;
 mod delete;
+mod deprecated;
 mod encoding;
+mod events;
 mod expire;
+mod form;
 mod frames;
 mod http;
 pub(crate) mod names;
@@ -21,6 +25,7 @@ pub mod select;
 mod service_claims;
 mod services;
 pub mod status;
+mod strict;
 mod subresources;
 mod write;
 
@@ -75,6 +80,10 @@ pub struct WriteContext {
     pub fence: Option<Fence>,
     /// Whether managedFields tell of it.
     pub tracking: Tracking,
+    /// What the body says twice, in Kubernetes' words.
+    pub duplicates: Vec<String>,
+    /// Whether the body is a patch.
+    pub patched: bool,
 }
 
 /// What managedFields tell of a write.
@@ -99,6 +108,8 @@ impl WriteContext {
             validation: FieldValidation::Warn,
             fence: None,
             tracking: Tracking::Update,
+            duplicates: Vec::new(),
+            patched: false,
         }
     }
 }
@@ -114,15 +125,6 @@ pub struct Written {
     pub created: bool,
     /// Whether it is gone.
     pub gone: bool,
-}
-
-impl Written {
-    /// With warnings that come before its own.
-    fn warned(mut self, mut warnings: Vec<String>) -> Self {
-        warnings.append(&mut self.warnings);
-        self.warnings = warnings;
-        self
-    }
 }
 
 /// The verbs on objects. What calls it has authorized the request.

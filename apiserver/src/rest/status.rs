@@ -130,6 +130,12 @@ pub fn not_acceptable() -> ApiError {
     )
 }
 
+/// 406 for a watch.
+pub fn not_acceptable_stream() -> ApiError {
+    let accepted = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+    failure(406, "NotAcceptable", format!("only the following media types are accepted: {accepted}"), None)
+}
+
 /// 415.
 pub fn unsupported_media_type(accepted: &str) -> ApiError {
     let message = format!("the body of the request was in an unknown format - accepted media types include: {accepted}");
@@ -217,13 +223,18 @@ pub fn status_of(error: ApiError) -> Status {
     }
 }
 
-/// A Status as JSON, with its kind.
-pub fn render(status: &Status) -> Vec<u8> {
+/// A Status as a value, with its kind.
+pub(crate) fn to_value(status: &Status) -> serde_json::Value {
     let mut value = serde_json::to_value(status).unwrap_or_default();
     if let Some(map) = value.as_object_mut() {
         map.insert("apiVersion".into(), "v1".into());
         map.insert("kind".into(), "Status".into());
         map.entry("metadata").or_insert_with(|| serde_json::json!({}));
     }
-    value.to_string().into_bytes()
+    value
+}
+
+/// A Status as JSON, with its kind.
+pub fn render(status: &Status) -> Vec<u8> {
+    to_value(status).to_string().into_bytes()
 }

@@ -10,7 +10,7 @@ use wharf_core::store::{Expect, Key, Op, Record, ResourceId, Revision, StoreErro
 use super::admission::{AdmissionRequest, Operation};
 use super::{
     FieldValidation, MAX_RETRIES, Registry, Tracking, WriteContext, Written, commit, decode, encode, names, parts, present, service_claims,
-    services, status, take_managed,
+    services, status, strict, take_managed,
 };
 use crate::patch::{self, Changed, Patch};
 use crate::resources::value::{as_map, at, copy_member, items, object, text};
@@ -70,16 +70,11 @@ impl Registry {
         }
         check_kind(row, &mut value)?;
         let mut unknown = Vec::new();
+        let patched = (ctx.patched && ctx.validation == FieldValidation::Strict).then(|| value.to_string());
         let value = row.read(value, &mut |path| unknown.push(path)).map_err(|e| {
             status::bad_request(format!("{} in version \"{}\" cannot be handled as a {}: {e}", row.kind, row.version, row.kind))
         })?;
-        let texts: Vec<String> = unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
-        match ctx.validation {
-            _ if texts.is_empty() => {}
-            FieldValidation::Ignore => {}
-            FieldValidation::Warn => warnings.extend(texts),
-            FieldValidation::Strict => return Err(status::bad_request(format!("strict decoding error: {}", texts.join(", ")))),
-        }
+        warnings.extend(strict::judge(ctx, row, patched.as_deref(), unknown)?);
         Ok(value)
     }
 

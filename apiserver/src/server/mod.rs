@@ -35,6 +35,7 @@ use crate::gate::authentication::service_account::ServiceAccountTokens;
 use crate::gate::{Authenticator, Authorizer, Decision, forbidden, impersonation};
 use crate::metrics::ServerMetrics;
 use crate::request::{RequestInfo, RequestUser, User};
+use crate::rest::answer::refusal;
 use crate::rest::{names, path};
 use crate::stream::PodStreams;
 use crate::stream::proxy::{self, Proxy};
@@ -156,11 +157,12 @@ impl ApiServerService {
         if parts.version == Version::HTTP_2 && !eager::is_small(&info) {
             eager::step_aside().await;
         }
+        let accept = parts.headers.get(header::ACCEPT).cloned();
         let audit_id = parts.headers.get("audit-id").filter(|id| id.len() <= 64).cloned();
         let served = AssertUnwindSafe(Box::pin(inner.pass(parts, &info, request_body))).catch_unwind().await;
         let mut response = match served {
             Ok(Ok(response)) => response,
-            Ok(Err(status)) => body::status(&status),
+            Ok(Err(status)) => refusal(&status, accept.as_ref().and_then(|v| v.to_str().ok()).unwrap_or_default()),
             Err(_) => {
                 tracing::error!(path = %info.path, "a request panicked");
                 body::status(&internal("a panic while the request was served"))

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
+mod forms;
+mod lists;
 mod parts;
 mod proxy;
 mod verbs;

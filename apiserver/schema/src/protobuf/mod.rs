@@ -10,7 +10,7 @@ mod write;
 use serde_json::Value;
 
 use crate::{Type, builtin};
-use wire::{Fields, Wire, put_bytes, put_message};
+use wire::{Fields, Wire, put_bytes, put_length, put_message};
 
 /// The media type.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
@@ -90,18 +90,28 @@ pub fn put_field(out: &mut Vec<u8>, number: u8, ty: Type, json: &[u8]) -> Result
     Ok(result?)
 }
 
-/// An object on the wire: the envelope around a message.
-pub fn seal(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(message.len() + api_version.len() + kind.len() + 24);
-    out.extend_from_slice(MAGIC);
-    put_message(&mut out, 1, |out| {
+/// What stands before and behind a message of `length` bytes to make it an object on the wire.
+pub fn envelope(api_version: &str, kind: &str, length: usize) -> (Vec<u8>, Vec<u8>) {
+    let mut head = Vec::with_capacity(api_version.len() + kind.len() + 24);
+    head.extend_from_slice(MAGIC);
+    put_message(&mut head, 1, |out| {
         put_bytes(out, 1, api_version.as_bytes());
         put_bytes(out, 2, kind.as_bytes());
     });
-    put_bytes(&mut out, 2, message);
+    put_length(&mut head, 2, length);
+    let mut tail = Vec::with_capacity(4);
     // Empty, but written, as Kubernetes does.
-    put_bytes(&mut out, 3, b"");
-    put_bytes(&mut out, 4, b"");
+    put_bytes(&mut tail, 3, b"");
+    put_bytes(&mut tail, 4, b"");
+    (head, tail)
+}
+
+/// An object on the wire: the envelope around a message.
+pub fn seal(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
+    let (mut out, tail) = envelope(api_version, kind, message.len());
+    out.reserve_exact(message.len() + tail.len());
+    out.extend_from_slice(message);
+    out.extend_from_slice(&tail);
     out
 }
 

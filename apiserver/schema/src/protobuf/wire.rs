@@ -99,9 +99,14 @@ pub(super) fn put_fixed(out: &mut Vec<u8>, number: u8, value: u64) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
-pub(super) fn put_bytes(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
+/// What stands before so many bytes.
+pub(super) fn put_length(out: &mut Vec<u8>, number: u8, length: usize) {
     put_varint(out, u64::from(number) << 3 | 2);
-    put_varint(out, bytes.len() as u64);
+    put_varint(out, length as u64);
+}
+
+pub(super) fn put_bytes(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
+    put_length(out, number, bytes.len());
     out.extend_from_slice(bytes);
 }
 
