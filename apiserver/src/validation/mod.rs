@@ -1,11 +1,16 @@
 //! What may not be stored, in Kubernetes' words.
 
 mod api_service;
+mod coordination;
 mod ephemeral;
 mod metadata;
 mod objects;
 mod pod;
+mod policy;
+mod rbac;
 mod resize;
+mod scheduling;
+mod selector;
 mod workload;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause;
@@ -14,13 +19,17 @@ use serde_json::Value;
 use crate::rest::status::cause;
 
 pub(crate) use api_service::api_service;
+pub(crate) use coordination::lease;
 pub(crate) use ephemeral::ephemeral_containers;
 pub(crate) use metadata::{label_1035, metadata, subdomain};
 pub(crate) use objects::{
-    config_map, endpoint_slice, persistent_volume, persistent_volume_claim, role_binding, runtime_class, secret, service, storage_class,
+    config_map, endpoint_slice, persistent_volume, persistent_volume_claim, runtime_class, secret, service, storage_class,
 };
 pub(crate) use pod::pod;
+pub(crate) use policy::disruption_budget;
+pub(crate) use rbac::{cluster_role, cluster_role_binding, role, role_binding};
 pub(crate) use resize::resize;
+pub(crate) use scheduling::priority_class;
 pub(crate) use workload::{cron_job, deployment, job, replication_controller, stateful_set, workload};
 
 /// Collects what is wrong.

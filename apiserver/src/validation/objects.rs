@@ -198,29 +198,6 @@ pub(crate) fn endpoint_slice(new: &Value, old: Option<&Value>, causes: &mut Caus
     }
 }
 
-/// Role bindings of both scopes.
-pub(crate) fn role_binding(new: &Value, old: Option<&Value>, causes: &mut Causes) {
-    if text(new, &["roleRef", "name"]).is_empty() {
-        required(causes, "roleRef.name", "");
-    }
-    one_of(causes, "roleRef.kind", at(new, &["roleRef", "kind"]), &["ClusterRole", "Role"]);
-    for (i, subject) in items(new, &["subjects"]).iter().enumerate() {
-        let here = format!("subjects[{i}]");
-        if text(subject, &["name"]).is_empty() {
-            required(causes, &format!("{here}.name"), "");
-        }
-        one_of(causes, &format!("{here}.kind"), subject.get("kind"), &["Group", "ServiceAccount", "User"]);
-        if text(subject, &["kind"]) == "ServiceAccount" && text(subject, &["namespace"]).is_empty() {
-            required(causes, &format!("{here}.namespace"), "");
-        }
-    }
-    if let Some(old) = old
-        && at(new, &["roleRef"]) != at(old, &["roleRef"])
-    {
-        invalid(causes, "roleRef", &new["roleRef"], "cannot change roleRef");
-    }
-}
-
 /// Runtime classes.
 pub(crate) fn runtime_class(new: &Value, old: Option<&Value>, causes: &mut Causes) {
     let handler = text(new, &["handler"]);

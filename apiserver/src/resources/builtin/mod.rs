@@ -324,22 +324,24 @@ fn other_rows() -> Vec<Resource> {
             .with_status()
             .short(&["pdb"])
             .defaults(defaults::disruption_budget)
+            .validate(validation::disruption_budget)
             .columns(&table::POD_DISRUPTION_BUDGETS),
-        Resource::of::<rbac::Role>(true).columns(&table::NAME_AND_CREATED),
-        Resource::of::<rbac::ClusterRole>(false).columns(&table::NAME_AND_CREATED),
+        Resource::of::<rbac::Role>(true).validate(validation::role).columns(&table::NAME_AND_CREATED),
+        Resource::of::<rbac::ClusterRole>(false).validate(validation::cluster_role).columns(&table::NAME_AND_CREATED),
         Resource::of::<rbac::RoleBinding>(true)
             .defaults(defaults::role_binding)
             .validate(validation::role_binding)
             .columns(&table::ROLE_BINDINGS),
         Resource::of::<rbac::ClusterRoleBinding>(false)
             .defaults(defaults::role_binding)
-            .validate(validation::role_binding)
+            .validate(validation::cluster_role_binding)
             .columns(&table::ROLE_BINDINGS),
-        Resource::of::<coordination::Lease>(true).columns(&table::LEASES),
+        Resource::of::<coordination::Lease>(true).validate(validation::lease).columns(&table::LEASES),
         Resource::of::<scheduling::PriorityClass>(false)
             .with_generation()
             .short(&["pc"])
             .defaults(defaults::priority_class)
+            .validate(validation::priority_class)
             .columns(&table::PRIORITY_CLASSES),
         Resource::of::<storage::StorageClass>(false)
             .short(&["sc"])

@@ -1,0 +1,86 @@
+//! policy: disruption budgets.
+
+use serde_json::Value;
+
+use super::selector::label_selector;
+use super::{Causes, invalid, one_of};
+use crate::resources::value::{at, number};
+
+const PERCENT: &str = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
+const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
+
+/// Disruption budgets.
+pub(crate) fn disruption_budget(new: &Value, _old: Option<&Value>, causes: &mut Causes) {
+    let part = |name: &str| at(new, &["spec", name]);
+    if let (Some(_), Some(_), Some(spec)) = (part("minAvailable"), part("maxUnavailable"), at(new, &["spec"])) {
+        invalid(causes, "spec", spec, "minAvailable and maxUnavailable cannot be both set");
+    }
+    for name in ["minAvailable", "maxUnavailable"] {
+        if let Some(amount) = part(name) {
+            share(amount, &format!("spec.{name}"), causes);
+        }
+    }
+    label_selector(part("selector"), "spec.selector", causes);
+    let policies = &["AlwaysAllow", "IfHealthyBudget"];
+    one_of(causes, "spec.unhealthyPodEvictionPolicy", part("unhealthyPodEvictionPolicy"), policies);
+    for name in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
+        if let Some(count) = number(new, &["status", name]).filter(|n| *n < 0) {
+            invalid(causes, &format!("status.{name}"), &count.into(), NOT_NEGATIVE);
+        }
+    }
+}
+
+/// So many, or a percentage of all.
+fn share(amount: &Value, field: &str, causes: &mut Causes) {
+    let Some(text) = amount.as_str() else {
+        if amount.as_i64().is_some_and(|n| n < 0) {
+            invalid(causes, field, amount, NOT_NEGATIVE);
+        }
+        return;
+    };
+    let digits = text.strip_suffix('%').filter(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()));
+    match digits.map(str::parse) {
+        None => invalid(causes, field, amount, PERCENT),
+        // What does not fit a number is more than 100 too.
+        Some(Ok(0..=100_u64)) => {}
+        Some(_) => invalid(causes, field, amount, "must not be greater than 100%"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn budgets() {
+        let found = |spec: Value| {
+            let mut causes = Vec::new();
+            disruption_budget(&json!({"spec":spec}), None, &mut causes);
+            causes.into_iter().map(|c| format!("{}: {}", c.field.unwrap(), c.message.unwrap())).collect::<Vec<_>>()
+        };
+        for good in [json!({}), json!({"minAvailable":0}), json!({"maxUnavailable":"100%","selector":{"matchLabels":{"a":"b"}}})] {
+            assert!(found(good.clone()).is_empty(), "{good}");
+        }
+        let both = found(json!({"minAvailable":1,"maxUnavailable":1}));
+        assert!(both[0].starts_with("spec: Invalid value") && both[0].ends_with("minAvailable and maxUnavailable cannot be both set"));
+        for (amount, wanted) in [
+            (json!(-1), "spec.minAvailable: Invalid value: -1: must be greater than or equal to 0"),
+            (json!("101%"), "spec.minAvailable: Invalid value: \"101%\": must not be greater than 100%"),
+            (json!("99999999999999999999%"), "spec.minAvailable: Invalid value: \"99999999999999999999%\": must not be greater than 100%"),
+        ] {
+            assert_eq!(found(json!({"minAvailable":amount})), [wanted]);
+        }
+        for amount in ["1", "%", "-1%", "1.5%"] {
+            assert!(found(json!({"maxUnavailable":amount}))[0].contains("a valid percent string"), "{amount}");
+        }
+        assert_eq!(
+            found(json!({"unhealthyPodEvictionPolicy":"x"})),
+            ["spec.unhealthyPodEvictionPolicy: Unsupported value: \"x\": supported values: \"AlwaysAllow\", \"IfHealthyBudget\""]
+        );
+        let mut causes = Vec::new();
+        disruption_budget(&json!({"status":{"expectedPods":-1}}), None, &mut causes);
+        assert_eq!(causes[0].field.as_deref(), Some("status.expectedPods"));
+    }
+}
