@@ -27,6 +27,9 @@ const CATCH_UP: Duration = Duration::from_secs(5);
 /// Most commits that a stream takes at once.
 const TAKE: usize = 256;
 
+/// What is compacted before anything was: etcd's, which takes a compaction of nothing for one, once.
+const NEVER: i64 = -1;
+
 /// How many commits the ring holds. Whichever is reached first; the newest commit is held whatever its size.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RingBound {
@@ -180,7 +183,8 @@ impl State {
 
 impl Hub {
     pub(crate) fn new(bound: RingBound) -> Self {
-        Self { bound, state: Mutex::default(), position: watch::Sender::new(0) }
+        let state = State { compacted: NEVER, ..State::default() };
+        Self { bound, state: Mutex::new(state), position: watch::Sender::new(0) }
     }
 
     /// Where it is.

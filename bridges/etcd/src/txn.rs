@@ -271,7 +271,7 @@ impl<'a> Evaluation<'a> {
 
     async fn range(&mut self, request: &PbRangeRequest) -> Result<PbRangeResponse, Status> {
         // Outside of a transaction etcd takes it for the newest.
-        if request.revision < 0 && self.shared.hub.compacted() > 0 {
+        if request.revision < 0 && request.revision < self.shared.hub.compacted() {
             return Err(fault::compacted());
         }
         let mut response = if request.revision > 0 {

@@ -120,7 +120,7 @@ impl PbKvService for KvService {
             return Err(fault::future_revision());
         }
         let upto = Revision(u64::try_from(asked).map_err(|_| fault::compacted())?);
-        if asked <= shared.hub.compacted() && asked > 0 {
+        if asked <= shared.hub.compacted() {
             return Err(fault::compacted());
         }
         // Another may have compacted, or the store by itself: then the revision before is gone.
