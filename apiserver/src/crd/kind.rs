@@ -194,6 +194,9 @@ impl Version {
 }
 
 impl CustomKind for Version {
+    fn stored_version(&self) -> &str {
+        &self.storage_version
+    }
     fn read(&self, mut value: Value, unknown: &mut dyn FnMut(String)) -> Result<Value, String> {
         Self::metadata(&mut value, unknown)?;
         self.schema.prune(&mut value, true, unknown);

@@ -95,7 +95,7 @@ fn accepted(request: &Request<Bytes>, known: impl Fn(&str) -> Option<&'static st
 }
 
 /// The answer, or that the client has it already.
-fn unless_known(request: &Request<Bytes>, etag: &str, make: impl FnOnce() -> Response<Body>) -> Response<Body> {
+pub(crate) fn unless_known(request: &Request<Bytes>, etag: &str, make: impl FnOnce() -> Response<Body>) -> Response<Body> {
     let known = request.headers().get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let is_known = known.split(',').any(|k| k.trim().trim_start_matches("W/") == etag || k.trim() == "*");
     let mut response = if is_known {

@@ -35,6 +35,8 @@ pub struct ScalePaths {
 
 /// One served version of a custom resource.
 pub trait CustomKind: fmt::Debug + Send + Sync {
+    /// Group and version that objects are stored in: `example.com/v1`.
+    fn stored_version(&self) -> &str;
     /// Drops the fields that the schema lacks; `unknown` is told their paths.
     ///
     /// # Errors

@@ -66,8 +66,12 @@ impl RestService {
         }
         let accept = accept(request.headers());
         let resources = self.registry.table();
-        if let Some((content_type, body)) = resources.discovery().answer(&info.path, accept) {
-            return Ok(typed(StatusCode::OK, content_type, body));
+        if let Some(found) = resources.discovery().answer(&info.path, accept) {
+            let document = || typed(StatusCode::OK, found.content_type, found.body.clone());
+            let Some(etag) = found.etag else { return Ok(document()) };
+            let mut response = openapi::unless_known(request, etag, document);
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
+            return Ok(response);
         }
         if let Some(answer) = openapi::answer(&resources, request) {
             return answer;

@@ -94,3 +94,25 @@ async fn what_is_deprecated_is_warned_of() {
         assert_eq!((code, headers.get("warning").map(|v| v.to_str().unwrap())), (200, want), "{uri}");
     }
 }
+
+#[tokio::test]
+async fn aggregated_discovery_is_sent_once() {
+    let w = world().await;
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+    for path in ["/api", "/apis"] {
+        let ask = async |tag: &str| {
+            let request = http::Request::get(path).header("accept", accept).header("if-none-match", tag).body(bytes::Bytes::new()).unwrap();
+            let info = wharf_apiserver::rest::path::parse(request.method(), request.uri());
+            let user = std::sync::Arc::new(wharf_apiserver::request::User::master("admin"));
+            w.server.rest().handle(request, &info, &user).await
+        };
+        let first = ask("").await;
+        let tag = first.headers()["etag"].to_str().unwrap().to_owned();
+        assert_eq!(
+            (first.status().as_u16(), &first.headers()["vary"], &first.headers()["cache-control"]),
+            (200, &"Accept".parse().unwrap(), &"public".parse().unwrap())
+        );
+        assert_eq!(ask(&tag).await.status().as_u16(), 304);
+        assert_eq!(ask("\"other\"").await.status().as_u16(), 200);
+    }
+}

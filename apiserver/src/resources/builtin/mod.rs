@@ -187,6 +187,8 @@ fn core_rows() -> Vec<Resource> {
         .columns(&table::NAMESPACES);
     namespaces.status = StatusRule::Split;
     namespaces.delete = DeleteRule::Namespace;
+    // One by one, as in Kubernetes.
+    namespaces.verbs = &["create", "delete", "get", "list", "patch", "update", "watch"];
     let mut nodes =
         Resource::of::<core::Node>(false).short(&["no"]).with_subresources(&["proxy", "status"]).fields(node_fields).columns(&table::NODES);
     nodes.status = StatusRule::Split;

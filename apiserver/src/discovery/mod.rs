@@ -1,9 +1,15 @@
 //! What the server serves, for clients that ask: per group, and aggregated.
 
+#[cfg(test)]
+mod facts;
+
 use std::collections::HashMap;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::resources::{Resource, ResourceTable};
 
@@ -16,7 +22,40 @@ const AGGREGATED_V2BETA1: &str = "application/json;g=apidiscovery.k8s.io;v=v2bet
 pub struct Discovery {
     plain: HashMap<String, Bytes>,
     /// Path, then version of the discovery API.
-    aggregated: HashMap<(&'static str, &'static str), Bytes>,
+    aggregated: HashMap<(&'static str, &'static str), Aggregated>,
+}
+
+/// A document that clients keep for as long as its tag is the same.
+#[derive(Debug)]
+struct Aggregated {
+    body: Bytes,
+    etag: String,
+}
+
+/// A document that was found.
+#[derive(Debug)]
+pub struct Found<'a> {
+    /// Its type.
+    pub content_type: &'static str,
+    /// Its bytes.
+    pub body: Bytes,
+    /// What changes when it does; of aggregated ones alone.
+    pub etag: Option<&'a str>,
+}
+
+/// Kubernetes' short name for the version that objects of a row are stored in; rows that store nothing have none.
+fn storage_version_hash(table: &ResourceTable, row: &Resource) -> Option<String> {
+    if !row.verbs.contains(&"watch") {
+        return None;
+    }
+    let stored = table.iter().find(|other| other.storage == row.storage && other.stored_as.is_none() && other.custom.is_none());
+    let (group, version) = match (&row.custom, stored) {
+        (Some(custom), _) => custom.stored_version().split_once('/')?,
+        (None, Some(stored)) => (&*stored.group, &*stored.version),
+        (None, None) => (&*row.group, &*row.version),
+    };
+    let digest = Sha256::digest(format!("{group}/{version}/{}", row.kind));
+    Some(STANDARD.encode(&digest[..8]))
 }
 
 /// Group, version and kind of what a subresource takes, and its verbs.
@@ -54,6 +93,9 @@ fn resource_list(table: &ResourceTable, group: &str, version: &str) -> Value {
             }
             if !row.categories.is_empty() {
                 map.insert("categories".into(), json!(row.categories));
+            }
+            if let Some(hash) = storage_version_hash(table, row) {
+                map.insert("storageVersionHash".into(), hash.into());
             }
         }
         resources.push(entry);
@@ -165,34 +207,37 @@ impl Discovery {
             for version in ["v2", "v2beta1"] {
                 let api_version = format!("apidiscovery.k8s.io/{version}");
                 let value = json!({"kind": "APIGroupDiscoveryList", "apiVersion": api_version, "metadata": {}, "items": items});
-                aggregated.insert((path, version), Bytes::from(value.to_string()));
+                let body = Bytes::from(value.to_string());
+                let etag = format!("\"{:X}\"", Sha256::digest(&body));
+                aggregated.insert((path, version), Aggregated { body, etag });
             }
         }
         Self { plain, aggregated }
     }
 
-    /// The document at a path, with its content type.
-    pub fn answer(&self, path: &str, accept: &str) -> Option<(&'static str, Bytes)> {
+    /// The document at a path.
+    pub fn answer(&self, path: &str, accept: &str) -> Option<Found<'_>> {
         let path = path.trim_end_matches('/');
-        let aggregated = accept.split(',').find_map(|range| {
-            let has = |part: &str| range.split(';').any(|p| p.trim() == part);
-            let version = if has("v=v2") {
-                "v2"
-            } else if has("v=v2beta1") {
-                "v2beta1"
-            } else {
-                return None;
-            };
-            if !has("as=APIGroupDiscoveryList") {
-                return None;
-            }
-            let path = if path == "/api" { "/api" } else { "/apis" };
-            self.aggregated.get(&(path, version)).map(|b| (if version == "v2" { AGGREGATED_V2 } else { AGGREGATED_V2BETA1 }, b.clone()))
-        });
-        if matches!(path, "/api" | "/apis") && aggregated.is_some() {
-            return aggregated;
+        if let "/api" | "/apis" = path
+            && let Some(found) = accept.split(',').find_map(|range| self.aggregated(path, range))
+        {
+            return Some(found);
         }
-        self.plain.get(path).map(|bytes| (JSON, bytes.clone()))
+        self.plain.get(path).map(|body| Found { content_type: JSON, body: body.clone(), etag: None })
+    }
+
+    fn aggregated(&self, path: &str, range: &str) -> Option<Found<'_>> {
+        let has = |part: &str| range.split(';').any(|p| p.trim() == part);
+        if !has("as=APIGroupDiscoveryList") {
+            return None;
+        }
+        let (version, content_type) = match () {
+            () if has("v=v2") => ("v2", AGGREGATED_V2),
+            () if has("v=v2beta1") => ("v2beta1", AGGREGATED_V2BETA1),
+            () => return None,
+        };
+        let (_, found) = self.aggregated.iter().find(|((at, of), _)| *at == path && *of == version)?;
+        Some(Found { content_type, body: found.body.clone(), etag: Some(&found.etag) })
     }
 }
 
@@ -203,7 +248,7 @@ mod tests {
     #[test]
     fn documents() {
         let discovery = Discovery::new(&ResourceTable::builtin());
-        let read = |path: &str, accept: &str| -> Value { serde_json::from_slice(&discovery.answer(path, accept).unwrap().1).unwrap() };
+        let read = |path: &str, accept: &str| -> Value { serde_json::from_slice(&discovery.answer(path, accept).unwrap().body).unwrap() };
         let core = read("/api/v1", "application/json");
         let names: Vec<&str> = core["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
         for name in ["pods", "pods/status", "pods/log", "services", "nodes"] {
