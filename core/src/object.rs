@@ -1,14 +1,19 @@
 //! Objects as they are shared inside one process.
 
 use std::any::Any;
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::core::ApiResource;
 use serde::de::DeserializeOwned;
+
+mod managed;
 
 use crate::store::{Key, Record, ResourceId, Revision};
 
@@ -54,6 +59,8 @@ pub struct Object {
     json: Bytes,
     /// Where the resourceVersion belongs in `json`; `None` if it is there already.
     place: Option<NonZeroU32>,
+    /// How long it is when served, once somebody has asked.
+    served_len: AtomicU32,
     served: OnceLock<Box<Bytes>>,
     controller: OnceLock<Option<Box<str>>>,
     meta: OnceLock<Box<ObjectMeta>>,
@@ -80,6 +87,7 @@ impl Object {
             revision,
             json: bytes,
             place: None,
+            served_len: AtomicU32::new(0),
             served: OnceLock::new(),
             controller: OnceLock::new(),
             meta: OnceLock::new(),
@@ -138,12 +146,20 @@ impl Object {
     pub fn write_to(&self, out: &mut BytesMut) {
         match self.place {
             None => out.extend_from_slice(&self.json),
-            Some(place) => splice(out, &self.json, place.get() as usize, self.revision),
+            Some(place) => splice(out, &self.json, place.get() as usize, self.revision, true),
         }
     }
     /// How many bytes [`write_to`](Self::write_to) appends, or a few more.
     pub fn len_hint(&self) -> usize {
-        self.json.len() + if self.place.is_some() { MAX_SPLICE } else { 0 }
+        let Some(place) = self.place else { return self.json.len() };
+        match self.served_len.load(Ordering::Relaxed) {
+            0 => {
+                let found = served_len(&self.json, place.get() as usize);
+                self.served_len.store(u32::try_from(found).unwrap_or(0), Ordering::Relaxed);
+                found
+            }
+            known => known as usize,
+        }
     }
 
     fn assemble(&self) -> Bytes {
@@ -160,7 +176,8 @@ impl Object {
             metadata: ObjectMeta,
         }
         self.meta.get_or_init(|| {
-            let mut meta = serde_json::from_slice::<OnlyMeta>(&self.json).map(|m| m.metadata).unwrap_or_default();
+            let json = split_managed(&self.json).map_or(Cow::Borrowed(&*self.json), |(json, _)| Cow::Owned(json));
+            let mut meta = serde_json::from_slice::<OnlyMeta>(&json).map(|m| m.metadata).unwrap_or_default();
             meta.managed_fields = None;
             if self.place.is_some() {
                 meta.resource_version = Some(self.revision.to_string());
@@ -202,7 +219,8 @@ impl Object {
         self.meta().owner_references.as_deref()?.iter().find(|o| o.controller == Some(true))
     }
 
-    /// The typed form. Decoded once for the first type asked for; another type is decoded at each call.
+    /// The typed form, without managedFields where the bytes are a store's: nobody but clients needs them, and typed they take more than
+    /// all the rest. Decoded once for the first type asked for; another type is decoded at each call.
     ///
     /// # Errors
     /// When the bytes do not decode as `K`.
@@ -212,7 +230,15 @@ impl Object {
         {
             return Ok(typed);
         }
-        let typed: Arc<K> = Arc::new(serde_json::from_slice(&self.to_bytes()).map_err(|e| DecodeError {
+        let json = match self.place {
+            None => self.json.clone(),
+            Some(place) => {
+                let mut out = BytesMut::with_capacity(self.json.len() + MAX_SPLICE);
+                splice(&mut out, &self.json, place.get() as usize, self.revision, false);
+                out.freeze()
+            }
+        };
+        let typed: Arc<K> = Arc::new(serde_json::from_slice(&json).map_err(|e| DecodeError {
             key: self.key.to_string(),
             kind: std::any::type_name::<K>(),
             message: e.to_string(),
@@ -232,8 +258,8 @@ const METADATA: &[u8] = br#""metadata":{"#;
 const MANAGED: &[u8] = br#""managedFields":"#;
 /// What a resourceVersion adds at most, in bytes: its name, twenty digits and punctuation.
 const MAX_SPLICE: usize = 42;
-/// Room for an object that is being encoded, in bytes, before it grows.
-const FIRST_ROOM: usize = 2048;
+/// Most room that a thread keeps for what it encodes next, in bytes.
+const MAX_ROOM: usize = 64 << 10;
 
 /// Encodes an object for a store: `apiVersion`, `kind` and `metadata` first, without a resourceVersion, so that
 /// [`splice_revision`] finds its place without parsing.
@@ -259,7 +285,12 @@ pub fn encode_managed(value: &serde_json::Value, managed: &str) -> Result<Bytes,
         serde_json::to_writer(out, value)
     }
     let map = value.as_object().ok_or_else(|| serde_json::Error::custom("an object is expected"))?;
-    let mut out = Vec::with_capacity(FIRST_ROOM + managed.len());
+    thread_local! {
+        static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    // What is stored is kept for as long as the object lives, in no more room than it needs.
+    let mut out = ROOM.take();
+    out.clear();
     out.push(b'{');
     for name in ["apiVersion", "kind"] {
         if let Some(value) = map.get(name) {
@@ -272,7 +303,9 @@ pub fn encode_managed(value: &serde_json::Value, managed: &str) -> Result<Bytes,
     out.extend_from_slice(METADATA);
     if !managed.is_empty() {
         out.extend_from_slice(MANAGED);
-        out.extend_from_slice(managed.as_bytes());
+        if !managed::shorten(managed, &mut out) {
+            out.extend_from_slice(managed.as_bytes());
+        }
     }
     for (name, value) in map.get("metadata").and_then(serde_json::Value::as_object).into_iter().flatten() {
         if name != "resourceVersion" && (managed.is_empty() || name != "managedFields") {
@@ -286,21 +319,62 @@ pub fn encode_managed(value: &serde_json::Value, managed: &str) -> Result<Bytes,
         }
     }
     out.push(b'}');
-    // It is kept for as long as the object lives.
-    out.shrink_to_fit();
-    Ok(out.into())
+    let stored = Bytes::copy_from_slice(&out);
+    if out.capacity() <= MAX_ROOM {
+        ROOM.set(out);
+    }
+    Ok(stored)
 }
 
 /// What [`encode_managed`] made, taken apart: the object without its managedFields, and their text. `None` where it has none in that place.
-pub fn split_managed(stored: &[u8]) -> Option<(Vec<u8>, &str)> {
-    let at = place_of(stored)?;
-    let (head, list) = stored.split_at_checked(at)?;
-    let list = list.strip_prefix(MANAGED)?;
-    let (list, rest) = list.split_at_checked(list_end(list)?)?;
+pub fn split_managed(stored: &[u8]) -> Option<(Vec<u8>, Cow<'_, str>)> {
+    let (head, from) = stored.split_at_checked(place_of(stored)?)?;
+    let (managed, rest) = cut(from)?;
     let mut out = Vec::with_capacity(head.len() + rest.len());
     out.extend_from_slice(head);
-    out.extend_from_slice(rest.strip_prefix(b",").unwrap_or(rest));
-    Some((out, std::str::from_utf8(list).ok()?))
+    out.extend_from_slice(rest);
+    let managed = match managed {
+        Kept::Long(list) => Cow::Borrowed(std::str::from_utf8(list).ok()?),
+        Kept::Short(short) => {
+            let mut list = Vec::with_capacity(managed::length(short));
+            managed::expand(short, |piece| list.extend_from_slice(piece));
+            Cow::Owned(String::from_utf8(list).ok()?)
+        }
+    };
+    Some((out, managed))
+}
+
+/// managedFields as they lie in what is stored.
+enum Kept<'a> {
+    /// The list itself.
+    Long(&'a [u8]),
+    /// What stands for it, without its quotes.
+    Short(&'a [u8]),
+}
+
+/// Cuts managedFields off the head of an object's metadata.
+fn cut(from: &[u8]) -> Option<(Kept<'_>, &[u8])> {
+    let text = from.strip_prefix(MANAGED)?;
+    let (kept, rest) = match text.split_first()? {
+        (b'"', short) => {
+            let (short, rest) = short.split_at_checked(short.iter().position(|b| *b == b'"')?)?;
+            (Kept::Short(short), rest.get(1..)?)
+        }
+        _ => {
+            let (list, rest) = text.split_at_checked(list_end(text)?)?;
+            (Kept::Long(list), rest)
+        }
+    };
+    Some((kept, rest.strip_prefix(b",").unwrap_or(rest)))
+}
+
+/// How long an object is when it is served, or a few bytes more; `at` is where its metadata begins.
+fn served_len(stored: &[u8], at: usize) -> usize {
+    let more = match stored.get(at..).and_then(cut) {
+        Some((Kept::Short(short), _)) => managed::length(short).saturating_sub(short.len()),
+        _ => 0,
+    };
+    stored.len() + more + MAX_SPLICE
 }
 
 /// Where the JSON list that a text begins with ends.
@@ -342,8 +416,8 @@ pub fn encode_typed<K: kube::Resource + serde::Serialize>(object: &K) -> Result<
 /// Puts `resourceVersion` into bytes made by [`encode_stored`] or [`encode_typed`]. Bytes of another form are returned as they are.
 pub fn splice_revision(stored: &Bytes, revision: Revision) -> Bytes {
     let Some(at) = place_of(stored) else { return stored.clone() };
-    let mut out = BytesMut::with_capacity(stored.len() + MAX_SPLICE);
-    splice(&mut out, stored, at, revision);
+    let mut out = BytesMut::with_capacity(served_len(stored, at));
+    splice(&mut out, stored, at, revision, true);
     out.freeze()
 }
 
@@ -352,7 +426,8 @@ fn place_of(stored: &[u8]) -> Option<usize> {
     stored.windows(METADATA.len()).position(|w| w == METADATA).map(|at| at + METADATA.len())
 }
 
-fn splice(out: &mut BytesMut, stored: &[u8], at: usize, revision: Revision) {
+/// Appends what is stored as it is served, or without managedFields if they are not `wanted`.
+fn splice(out: &mut BytesMut, stored: &[u8], at: usize, revision: Revision, wanted: bool) {
     let (before, after) = stored.split_at(at);
     out.reserve(stored.len() + MAX_SPLICE);
     out.extend_from_slice(before);
@@ -368,8 +443,21 @@ fn splice(out: &mut BytesMut, stored: &[u8], at: usize, revision: Revision) {
         }
     }
     out.extend_from_slice(&digits[first..]);
-    out.extend_from_slice(if after.first() == Some(&b'}') { b"\"" } else { b"\"," });
-    out.extend_from_slice(after);
+    out.extend_from_slice(b"\"");
+    let rest = match cut(after) {
+        Some((_, rest)) if !wanted => rest,
+        Some((Kept::Short(short), rest)) => {
+            out.extend_from_slice(b",");
+            out.extend_from_slice(MANAGED);
+            managed::expand(short, |piece| out.extend_from_slice(piece));
+            rest
+        }
+        _ => after,
+    };
+    if rest.first() != Some(&b'}') {
+        out.extend_from_slice(b",");
+    }
+    out.extend_from_slice(rest);
 }
 
 #[cfg(test)]
@@ -436,20 +524,44 @@ mod tests {
     }
 
     #[test]
-    fn managed_fields_come_apart_again() {
-        let value = json!({"apiVersion":"v1","kind":"X","metadata":{"name":"a","resourceVersion":"1"},"data":{"x":"]"}});
+    fn managed_fields_are_kept_short_and_served_in_full() {
+        let value = json!({"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","resourceVersion":"1"},"data":{"x":"]"}});
         let without = encode_stored(&value).unwrap();
-        for managed in ["[]", r#"[{"manager":"\"]}\\","fieldsV1":{"k:{\"a\":\"[\"}":{}}},{"a":[]}]"#] {
+        for managed in [
+            "[]",
+            r#"[{"manager":"\"]}\\","fieldsV1":{"k:{\"a\":\"[\"}":{}}},{"a":[]}]"#,
+            r#"[{"manager":"\"é]}\\","operation":"Update"},{}]"#,
+        ] {
             let stored = encode_managed(&value, managed).unwrap();
-            let parsed: serde_json::Value = serde_json::from_slice(&stored).unwrap();
-            assert_eq!(parsed["metadata"]["managedFields"], serde_json::from_str::<serde_json::Value>(managed).unwrap());
-            assert_eq!(split_managed(&stored), Some((without.to_vec(), managed)));
+            let list: serde_json::Value = serde_json::from_str(managed).unwrap();
+            serde_json::from_slice::<serde_json::Value>(&stored).expect("what is stored is JSON");
+            assert_eq!(split_managed(&stored), Some((without.to_vec(), managed.into())));
+            let object = Object::from_record(&Record { key: key(), value: stored.clone(), created: Revision(1), modified: Revision(7) });
+            let served: serde_json::Value = serde_json::from_slice(&object.to_bytes()).unwrap();
+            assert_eq!((&served["metadata"]["managedFields"], &served["metadata"]["resourceVersion"]), (&list, &json!("7")));
+            assert_eq!(splice_revision(&stored, Revision(7)), object.to_bytes());
+            assert!(object.to_bytes().len() <= object.len_hint());
+            let typed = object.decode::<ConfigMap>().unwrap();
+            assert_eq!((&typed.metadata.managed_fields, &object.meta().managed_fields), (&None, &None));
+            assert_eq!((typed.metadata.resource_version.as_deref(), object.meta().name.as_deref()), (Some("7"), Some("a")));
+            // As they were kept before they were kept short.
+            let long = String::from_utf8(without.to_vec())
+                .unwrap()
+                .replace("\"metadata\":{", &format!("\"metadata\":{{\"managedFields\":{managed},"));
+            assert_eq!(split_managed(long.as_bytes()), Some((without.to_vec(), managed.into())));
+            assert_eq!(splice_revision(&long.into(), Revision(7)), object.to_bytes());
         }
         let nothing_else = encode_managed(&json!({"metadata":{}}), "[]").unwrap();
-        assert_eq!(split_managed(&nothing_else), Some((encode_stored(&json!({})).unwrap().to_vec(), "[]")));
-        assert_eq!(split_managed(&without), None);
-        assert_eq!(split_managed(br#"{"metadata":{"managedFields":[{"a":"b]"#), None);
-        assert_eq!(split_managed(br#"{"metadata":{"managedFields":null}}"#), None);
+        assert_eq!(split_managed(&nothing_else), Some((encode_stored(&json!({})).unwrap().to_vec(), "[]".into())));
+        assert_eq!(&splice_revision(&nothing_else, Revision(1))[..], br#"{"metadata":{"resourceVersion":"1","managedFields":[]}}"#);
+        for other in [
+            &without[..],
+            br#"{"metadata":{"managedFields":[{"a":"b]"#,
+            br#"{"metadata":{"managedFields":null}}"#,
+            br#"{"metadata":{"managedFields":""#,
+        ] {
+            assert_eq!(split_managed(other), None);
+        }
     }
 
     #[test]

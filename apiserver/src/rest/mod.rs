@@ -201,7 +201,7 @@ fn encode(row: &Resource, value: &Value, managed: &str) -> Result<Bytes, ApiErro
 /// Reads what [`encode`] made: the object, and the text of its managedFields, which is empty if it has none. Most writes only move them.
 fn decode<'r>(row: &Resource, bytes: &'r [u8]) -> Result<(Value, Cow<'r, str>), ApiError> {
     if let Some((object, managed)) = split_managed(bytes) {
-        return Ok((serve(row, parse_stored(&object)?), Cow::Borrowed(managed)));
+        return Ok((serve(row, parse_stored(&object)?), managed));
     }
     let mut value = parse_stored(bytes)?;
     let managed = take_managed(&mut value).unwrap_or_default();
