@@ -3,6 +3,7 @@
 mod builtin;
 pub mod custom;
 pub(crate) mod events;
+mod normal;
 mod normalize;
 pub mod value;
 
@@ -248,11 +249,16 @@ impl Resource {
     ///
     /// # Errors
     /// A value of a wrong type, with its place.
-    pub fn read(&self, value: Value, unknown: &mut dyn FnMut(String)) -> Result<Value, String> {
-        match &self.custom {
-            Some(custom) => custom.read(value, unknown),
-            None => (self.normalize)(value, unknown),
+    pub fn read(&self, mut value: Value, unknown: &mut dyn FnMut(String)) -> Result<Value, String> {
+        if let Some(custom) = &self.custom {
+            return custom.read(value, unknown);
         }
+        let is_so = value::text(&value, &["kind"]) == self.kind && value::text(&value, &["apiVersion"]) == self.api_version();
+        let known = wharf_schema::builtin().kind(&self.group, &self.version, &self.kind).filter(|_| is_so);
+        if known.is_some_and(|of| normal::is_normal(of, &mut value)) {
+            return Ok(value);
+        }
+        (self.normalize)(value, unknown)
     }
     /// Fills in what the user left out.
     pub fn fill(&self, value: &mut Value) {
