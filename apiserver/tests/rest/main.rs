@@ -8,3 +8,4 @@ mod parts;
 mod proxy;
 mod verbs;
 mod world;
+mod writes;
