@@ -73,6 +73,22 @@ fn custom_scale(paths: &ScalePaths, value: &Value) -> Value {
     json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": meta, "spec": {"replicas": replicas(&paths.spec_replicas)}, "status": status})
 }
 
+/// A body that is to be a Scale of this name.
+fn check_scale(body: &Value, name: &str) -> Result<(), ApiError> {
+    let (version, kind, found) = (text(body, &["apiVersion"]), text(body, &["kind"]), text(body, &["metadata", "name"]));
+    if !matches!(kind, "" | "Scale") {
+        return Err(status::bad_request(format!("{kind} in version {version:?} cannot be handled as a Scale: it is another kind")));
+    }
+    if !matches!(version, "" | "autoscaling/v1") {
+        let why = format!("the API version in the data ({version}) does not match the expected API version (autoscaling/v1)");
+        return Err(status::bad_request(why));
+    }
+    if !found.is_empty() && found != name {
+        return Err(status::bad_request(format!("the name of the object ({found}) does not match the name on the URL ({name})")));
+    }
+    Ok(())
+}
+
 /// A Scale as an object to serve.
 pub(super) fn scale_object(row: &Resource, object: &Object) -> Result<Object, ApiError> {
     let value = super::parse_stored(object.bytes())?;
@@ -81,7 +97,14 @@ pub(super) fn scale_object(row: &Resource, object: &Object) -> Result<Object, Ap
 
 impl Registry {
     pub(crate) async fn get_scale(&self, row: &Resource, namespace: &str, name: &str) -> Result<Arc<Object>, ApiError> {
-        let object = self.get(row, namespace, name, ReadAt::Newest).await?;
+        let object = self.get(row, namespace, name, ReadAt::Newest).await.map_err(|error| match &*row.plural {
+            // Some kinds name the part that was not found, and one of them another group.
+            "deployments" | "replicasets" | "replicationcontrollers" if error.is_not_found() => {
+                let group = if row.group.is_empty() { "autoscaling" } else { &*row.group };
+                status::not_found(group, &format!("{}/scale", row.plural), name)
+            }
+            _ => error,
+        })?;
         Ok(Arc::new(scale_object(row, &object)?))
     }
 
@@ -97,9 +120,17 @@ impl Registry {
         let apply = |old: &Value, _: &str| -> Result<Changed, ApiError> {
             let scale = scale_of(row, old);
             let new = match &change {
-                ScaleChange::Replace(body) => body.clone(),
+                ScaleChange::Replace(body) => {
+                    check_scale(body, name)?;
+                    body.clone()
+                }
                 ScaleChange::Patch(patch) => patch.apply(row, &scale, "", &ctx.field_manager, "scale", &now)?.object,
             };
+            let (asked, uid) = (text(&new, &["metadata", "uid"]), text(old, &["metadata", "uid"]));
+            if !asked.is_empty() && asked != uid {
+                let why = format!("Precondition failed: UID in precondition: {asked}, UID in object meta: {uid}");
+                return Err(status::conflict(&row.group, &format!("{}/scale", row.plural), name, &why));
+            }
             let replicas = number(&new, &["spec", "replicas"]).unwrap_or(0);
             if replicas < 0 {
                 let message = format!("Invalid value: {replicas}: must be greater than or equal to 0");

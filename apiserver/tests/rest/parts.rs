@@ -108,3 +108,48 @@ async fn components_are_told_of() {
     assert_eq!((code, &missing["message"]), (404, &json!("componentstatuses \"x\" not found")));
     assert_eq!(w.post("/api/v1/componentstatuses", &json!({"metadata": {"name": "x"}})).await.0, 405);
 }
+
+#[tokio::test]
+async fn scales_are_checked_whatever_they_scale() {
+    let w = world().await;
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let plain = json!({"metadata": {"name": "x"}, "spec": {"replicas": 2, "selector": {"a": "b"}, "template": template}});
+    let labelled = json!({"metadata": {"name": "x"}, "spec": {"replicas": 2, "serviceName": "s", "selector": {"matchLabels": {"a": "b"}}, "template": template}});
+    for (base, object, missing) in [
+        ("/api/v1/namespaces/default/replicationcontrollers", &plain, "replicationcontrollers/scale.autoscaling"),
+        ("/apis/apps/v1/namespaces/default/deployments", &labelled, "deployments/scale.apps"),
+        ("/apis/apps/v1/namespaces/default/replicasets", &labelled, "replicasets/scale.apps"),
+        ("/apis/apps/v1/namespaces/default/statefulsets", &labelled, "statefulsets.apps"),
+    ] {
+        assert_eq!(w.post(base, object).await.0, 201);
+        let uri = format!("{base}/x/scale");
+        let (_, mut scale) = w.get(&uri).await;
+        assert_eq!((&scale["spec"]["replicas"], &scale["status"]["selector"]), (&json!(2), &json!("a=b")), "{base}");
+        let put = async |scale: &Value| {
+            let (code, value, _) = w.http(Method::PUT, &uri, "application/json", scale.to_string()).await;
+            (code, value)
+        };
+        scale["spec"]["replicas"] = json!(3);
+        assert_eq!(put(&scale).await.1["spec"]["replicas"], 3);
+        let (_, object) = w.get(&format!("{base}/x")).await;
+        assert_eq!((&object["spec"]["replicas"], &object["metadata"]["generation"]), (&json!(3), &json!(2)));
+        // The version is that of the object, which has changed.
+        assert_eq!(put(&scale).await.0, 409);
+        let of = |field: &str, value: Value| {
+            let mut scale = json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": {"name": "x"}, "spec": {"replicas": 1}});
+            *scale.pointer_mut(field).unwrap_or(&mut json!(null)) = value.clone();
+            if field == "/metadata/uid" {
+                scale["metadata"]["uid"] = value;
+            }
+            scale
+        };
+        assert_eq!(put(&of("/metadata/uid", json!("other"))).await.0, 409);
+        assert_eq!(put(&of("/metadata/name", json!("y"))).await.0, 400);
+        assert_eq!(put(&of("/kind", json!("Deployment"))).await.0, 400);
+        let (code, refused) = put(&of("/spec/replicas", json!(-1))).await;
+        let want = "Scale.autoscaling \"x\" is invalid: spec.replicas: Invalid value: -1: must be greater than or equal to 0";
+        assert_eq!((code, &refused["message"]), (422, &json!(want)));
+        let (code, missed) = w.get(&format!("{base}/none/scale")).await;
+        assert_eq!((code, &missed["message"]), (404, &json!(format!("{missing} \"none\" not found"))));
+    }
+}

@@ -195,6 +195,11 @@ async fn apply_diff_edit_and_dry_run() {
     assert_eq!(field(&plane, "cm/owned", "{.data}").await, r#"{"a":"2","b":"2"}"#);
     let managed = field(&plane, "cm/owned", "{.metadata.managedFields[*].manager}").await;
     assert!(managed.contains("them"), "{managed}");
+    if minor >= 21 {
+        let shown = plane.good(&["get", "cm", "owned", "-o", "yaml", "--show-managed-fields"]).await;
+        assert!(shown.contains("manager: them") && shown.contains("operation: Apply") && shown.contains("f:b: {}"), "{shown}");
+        assert!(!plane.good(&["get", "cm", "owned", "-o", "yaml"]).await.contains("managedFields"));
+    }
 
     // edit: an editor is a program that changes a file.
     let editor = plane.file("editor.sh", "#!/bin/sh\nsed -i 's/shade: red/shade: green/' \"$1\"\n");
@@ -203,6 +208,11 @@ async fn apply_diff_edit_and_dry_run() {
     let ran = plane.run(edit, b"").await;
     assert!(ran.code == 0 && ran.out.contains("configmap/settings edited"), "{ran:?}");
     assert_eq!(field(&plane, "cm/settings", "{.data.shade}").await, "green");
+    let editor = plane.file("last.sh", "#!/bin/sh\nsed -i 's/shade: red/shade: white/' \"$1\"\n");
+    let mut edit = plane.command("kubectl");
+    edit.args(["apply", "edit-last-applied", "cm/settings"]).env("KUBE_EDITOR", format!("sh {editor}"));
+    assert_eq!(plane.run(edit, b"").await.code, 0);
+    assert!(plane.good(&["apply", "view-last-applied", "cm/settings"]).await.contains("shade: white"));
     let mut edit = plane.command("kubectl");
     edit.args(["edit", "cm", "settings"]).env("KUBE_EDITOR", "true");
     assert!(plane.run(edit, b"").await.out.contains("cancelled, no changes made") || minor > 0);
@@ -298,4 +308,55 @@ async fn what_is_served_and_explained() {
     if minor >= 28 {
         assert!(plane.good(&["auth", "whoami"]).await.contains("Username"));
     }
+}
+
+/// The answer to a GET of a path on a port of this machine.
+async fn get(address: &str, path: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.expect("a connection");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("it is asked");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn debug_resize_and_proxy() {
+    use tokio::io::AsyncBufReadExt;
+    let Some((plane, minor)) = stage("e2e.kubectl.debug").await else { return };
+    plane.good(&["run", "alone", "--image=example/web:1"]).await;
+    plane.good(&["wait", "--for=condition=Ready", "pod/alone", "--timeout=60s"]).await;
+    if minor >= 25 {
+        plane.good(&["debug", "alone", "--image=example/debug:1", "--container=looks", "--target=alone", "--attach=false"]).await;
+        let state = "jsonpath={.status.ephemeralContainerStatuses[0].state}";
+        until(&plane, &["get", "pod", "alone", "-o", state], |out| out.contains("running")).await;
+        assert_eq!(field(&plane, "pod/alone", "{.spec.ephemeralContainers[*].name}").await, "looks");
+        let described = plane.good(&["describe", "pod", "alone"]).await;
+        assert!(described.contains("Ephemeral Containers:") && described.contains("example/debug:1"), "{described}");
+        let patch = r#"{"spec":{"ephemeralContainers":null}}"#;
+        let refused = plane.bad(&["patch", "pod", "alone", "--type=merge", "-p", patch]).await;
+        assert!(refused.contains("pod updates may not change fields other than"), "{refused}");
+    }
+    if minor >= 32 {
+        let patch = r#"{"spec":{"containers":[{"name":"alone","resources":{"requests":{"cpu":"10m"}}}]}}"#;
+        let refused = plane.bad(&["patch", "pod", "alone", "--subresource=resize", "-p", patch]).await;
+        assert!(refused.contains("Pod running on node without support for resize"), "{refused}");
+    }
+    let refused = plane.bad(&["get", "--raw", "/api/v1/namespaces/default/pods/none/proxy/"]).await;
+    assert!(refused.contains("pods \"none\" not found"), "{refused}");
+    let refused = plane.bad(&["get", "--raw", "/api/v1/namespaces/default/services/none:80/proxy/"]).await;
+    assert!(refused.contains("services \"none\" not found"), "{refused}");
+    assert!(plane.bad(&["top", "pods"]).await.contains("Metrics API not available"));
+    assert!(plane.good(&["get", "componentstatuses"]).await.contains("etcd-0"));
+
+    let mut proxy = plane.command("kubectl");
+    let mut proxy = proxy.args(["proxy", "--port=0"]).stdout(std::process::Stdio::piped()).spawn().expect("kubectl proxy runs");
+    let mut lines = tokio::io::BufReader::new(proxy.stdout.take().expect("its output")).lines();
+    let line = lines.next_line().await.expect("it prints").expect("where it listens");
+    let address = line.rsplit(' ').next().expect("an address");
+    let answer = get(address, "/api/v1/namespaces/default/pods/alone").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("example/web:1"), "{answer}");
+    assert!(get(address, "/version").await.contains("1.36"));
+    proxy.kill().await.expect("it ends");
 }
