@@ -4,6 +4,7 @@ mod api_service;
 mod coordination;
 mod ephemeral;
 mod metadata;
+mod networking;
 mod objects;
 mod pod;
 mod policy;
@@ -22,6 +23,7 @@ pub(crate) use api_service::api_service;
 pub(crate) use coordination::lease;
 pub(crate) use ephemeral::ephemeral_containers;
 pub(crate) use metadata::{label_1035, metadata, subdomain};
+pub(crate) use networking::{ingress, ingress_class, network_policy};
 pub(crate) use objects::{
     config_map, endpoint_slice, persistent_volume, persistent_volume_claim, runtime_class, secret, service, storage_class,
 };
@@ -63,6 +65,10 @@ fn unsupported(causes: &mut Causes, field: &str, value: &Value, supported: &[&st
         format!("Unsupported value: {}: supported values: {}", shown(value), list.join(", ")),
         field,
     ));
+}
+
+fn too_long(causes: &mut Causes, field: &str, most: usize) {
+    causes.push(cause("FieldValueTooLong", format!("Too long: may not be more than {most} bytes"), field));
 }
 
 fn forbidden(causes: &mut Causes, field: &str, why: &str) {

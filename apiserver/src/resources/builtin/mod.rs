@@ -310,12 +310,21 @@ fn workload_rows() -> Vec<Resource> {
 
 fn other_rows() -> Vec<Resource> {
     vec![
-        Resource::of::<networking::Ingress>(true).with_status().short(&["ing"]).defaults(defaults::ingress).columns(&table::INGRESSES),
-        Resource::of::<networking::IngressClass>(false).with_generation().columns(&table::INGRESS_CLASSES),
+        Resource::of::<networking::Ingress>(true)
+            .with_status()
+            .short(&["ing"])
+            .defaults(defaults::ingress)
+            .validate(validation::ingress)
+            .columns(&table::INGRESSES),
+        Resource::of::<networking::IngressClass>(false)
+            .with_generation()
+            .validate(validation::ingress_class)
+            .columns(&table::INGRESS_CLASSES),
         Resource::of::<networking::NetworkPolicy>(true)
             .with_generation()
             .short(&["netpol"])
             .defaults(defaults::network_policy)
+            .validate(validation::network_policy)
             .columns(&table::NETWORK_POLICIES),
         Resource::of::<discovery::EndpointSlice>(true)
             .with_generation()
