@@ -1,6 +1,12 @@
 //! Measures the stores, side by side with Debian's etcd on the same disk, and prints a table. `cargo xtask bench store` builds it
 //! and runs it.
 
+#[cfg(feature = "etcd")]
+mod etcd;
+#[cfg(not(feature = "etcd"))]
+#[path = "no_etcd.rs"]
+mod etcd;
+
 use std::error::Error;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -160,6 +166,7 @@ fn measure(options: &Options, folder: &Path) -> Outcome<()> {
     row("memory: a commit that concerns none of 10,000 watches", "us", Asked::Nothing, column(&taken, 2));
 
     let (mut etcd, mut etcd_one, mut redb, mut ratio) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut bridged, mut bridged_ratio) = (Vec::new(), Vec::new());
     let time = Duration::from_secs(options.seconds);
     for run in runs() {
         // In turns, for a disk is not the same from one minute to the next.
@@ -174,10 +181,16 @@ fn measure(options: &Options, folder: &Path) -> Outcome<()> {
             etcd_one.extend(etcd::puts(&many, &folder.join(format!("etcd-one-{run}")), 1, time)?);
         }
         std::fs::remove_dir_all(folder.join(format!("redb-{run}")))?;
+        if let Some(through) = etcd::bridged_puts(&many, &folder.join(format!("bridged-{run}")), CLIENTS, time)? {
+            bridged.push(through);
+            bridged_ratio.extend(theirs.map(|theirs| through / theirs));
+        }
     }
     row("etcd: puts of 1 KB with 32 clients", "/s", Asked::Nothing, etcd);
     row("redb: commits of 1 KB with 32 writers", "/s", Asked::Nothing, redb);
     row("redb: with 32 writers, to etcd's puts with 32 clients", "x", Asked::AtLeast(8.0), ratio);
+    row("redb behind the etcd bridge: puts of 1 KB with 32 clients", "/s", Asked::Nothing, bridged);
+    row("redb behind the etcd bridge: to etcd's, with 32 clients", "x", Asked::Nothing, bridged_ratio);
     row("etcd: puts of 1 KB with one client", "/s", Asked::Nothing, etcd_one);
 
     let (mut plain, mut ours, mut ratio, mut means) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -527,71 +540,4 @@ fn synced_writes(file: &mut File, writes: usize) -> Outcome<Vec<f64>> {
         taken.push(begin.elapsed().as_secs_f64() * 1e6);
     }
     Ok(taken)
-}
-
-#[cfg(feature = "etcd")]
-mod etcd {
-    use std::path::Path;
-    use std::time::{Duration, Instant};
-
-    use etcd_client::Client;
-    use wharf_conformance::system::etcd::{Etcd, EtcdError};
-
-    use crate::{KEYS, Outcome, value};
-
-    /// Puts a second of an etcd of its own with so many clients, each with a connection; nothing if etcd is not installed.
-    pub fn puts(runtime: &tokio::runtime::Runtime, folder: &Path, clients: usize, time: Duration) -> Outcome<Option<f64>> {
-        let data = format!("--data-dir={}", folder.display());
-        let etcd = match runtime.block_on(Etcd::start_with(&[&data])) {
-            Ok(etcd) => etcd,
-            Err(EtcdError::Missing { .. }) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let measured = runtime.block_on(async {
-            let mut connected = Vec::new();
-            for _ in 0..clients {
-                let mut client = Client::connect([etcd.endpoint()], None).await?;
-                // The connection is made by the first request.
-                client.get("warm", None).await?;
-                connected.push(client);
-            }
-            let begin = Instant::now();
-            let writing: Vec<_> = connected
-                .into_iter()
-                .enumerate()
-                .map(|(writer, mut client)| {
-                    tokio::spawn(async move {
-                        let mut written = 0;
-                        while begin.elapsed() < time {
-                            let key = format!("/wharf!!pods!namespace!object-{:06}", (written * clients + writer) % KEYS);
-                            client.put(key, value(written), None).await?;
-                            written += 1;
-                        }
-                        Outcome::Ok(written)
-                    })
-                })
-                .collect();
-            let mut written = 0;
-            for writer in writing {
-                written += writer.await??;
-            }
-            Outcome::Ok(written as f64 / begin.elapsed().as_secs_f64())
-        })?;
-        drop(etcd);
-        std::fs::remove_dir_all(folder)?;
-        Ok(Some(measured))
-    }
-}
-
-#[cfg(not(feature = "etcd"))]
-mod etcd {
-    use std::path::Path;
-    use std::time::Duration;
-
-    use crate::Outcome;
-
-    /// Nothing: this program was built without the feature `etcd`.
-    pub fn puts(_: &tokio::runtime::Runtime, _: &Path, _: usize, _: Duration) -> Outcome<Option<f64>> {
-        Ok(None)
-    }
 }
