@@ -238,3 +238,26 @@ pub(crate) fn to_value(status: &Status) -> serde_json::Value {
 pub fn render(status: &Status) -> Vec<u8> {
     to_value(status).to_string().into_bytes()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use wharf_core::store::Revision;
+
+    #[test]
+    fn refusals_that_seldom_come_are_in_kubernetes_words() {
+        let of = |error: ApiError| to_value(&status_of(error));
+        let taken = of(no_unique_name("apps", "deployments", "web-x7k2p"));
+        let want = "deployments.apps \"web-x7k2p\" already exists, the server was not able to generate a unique name for the object";
+        assert_eq!((&taken["code"], &taken["reason"], &taken["message"]), (&json!(409), &json!("AlreadyExists"), &json!(want)));
+        assert_eq!(taken["details"], json!({"group": "apps", "kind": "deployments", "name": "web-x7k2p", "retryAfterSeconds": 1}));
+        let going = of(namespace_terminating("", "pods", "p", "n"));
+        let want = "pods \"p\" is forbidden: unable to create new content in namespace n because it is being terminated";
+        assert_eq!((&going["code"], &going["message"]), (&json!(403), &json!(want)));
+        assert_eq!(going["details"]["causes"][0]["reason"], "NamespaceTerminating");
+        let behind = of(of_cache(CacheError::Behind { asked: Revision(9), current: Revision(3) }));
+        assert_eq!((&behind["code"], &behind["message"]), (&json!(504), &json!("Timeout: Too large resource version: 9, current: 3")));
+        assert_eq!(behind["details"]["retryAfterSeconds"], 1);
+    }
+}
