@@ -19,7 +19,7 @@ use super::params::{self, Params, WriteKind};
 use super::read::{ListRequest, WatchRequest};
 use super::select::Selection;
 use super::subresources::ScaleChange;
-use super::{Registry, Written, component_status, deprecated, events, parts, protobuf, status};
+use super::{Registry, Written, component_status, creation, deprecated, events, parts, protobuf, status};
 use crate::openapi;
 use crate::patch;
 use crate::request::{RequestInfo, User};
@@ -129,6 +129,9 @@ impl RestService {
                 ctx.duplicates = read.duplicates;
                 let written = match info.subresource.as_str() {
                     "scale" => self.registry.write_scale(&ctx, row, namespace, name, ScaleChange::Replace(body)).await?,
+                    "" if request.extensions().get::<creation::MayCreate>().is_some() => {
+                        self.registry.update_or_create(&ctx, row, namespace, name, body).await?
+                    }
                     sub if sub == "finalize" || parts::is_view(sub) => self.registry.update(&ctx, row, sub, namespace, name, body).await?,
                     _ => return Err(status::method_not_supported()),
                 };

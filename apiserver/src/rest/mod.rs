@@ -7,6 +7,7 @@ mod bootstrap;
 mod commit;
 mod component_status;
 mod continuation;
+pub(crate) mod creation;
 mod delete;
 mod deprecated;
 mod encoding;

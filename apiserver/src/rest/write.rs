@@ -213,7 +213,7 @@ impl Registry {
         Ok(Some(Op::Check { key, expect: Expect::Revision(record.modified) }))
     }
 
-    /// Replaces an object, or creates it where the body names no resourceVersion and the kind allows it.
+    /// Replaces an object.
     ///
     /// # Errors
     /// 404, 409 for another resourceVersion, 422.
@@ -236,12 +236,38 @@ impl Registry {
         if found != name {
             return Err(status::bad_request(format!("the name of the object ({found}) does not match the name on the URL ({name})")));
         }
-        if text(&body, &["metadata", "resourceVersion"]).is_empty() && !row.allows_unconditional_update() {
-            let why = "Invalid value: 0x0: must be specified for an update";
-            let cause = status::cause("FieldValueInvalid", why, "metadata.resourceVersion");
-            return Err(status::invalid(&row.group, &row.plural, name, vec![cause]));
+        let unconditional = text(&body, &["metadata", "resourceVersion"]).is_empty() && !row.allows_unconditional_update();
+        // What is not there is told of first.
+        let replace = |_: &Value, _: &str| {
+            if unconditional {
+                let why = "Invalid value: 0x0: must be specified for an update";
+                let cause = status::cause("FieldValueInvalid", why, "metadata.resourceVersion");
+                return Err(status::invalid(&row.group, &row.plural, name, vec![cause]));
+            }
+            Ok(body.clone().into())
+        };
+        self.change(ctx, row, sub, namespace, name, &replace).await
+    }
+
+    /// Replaces an object, or creates it. Whether the kind and the user allow that, the caller has found out.
+    ///
+    /// # Errors
+    /// As [`Self::update`] and [`Self::create`].
+    pub(super) async fn update_or_create(
+        &self,
+        ctx: &WriteContext,
+        row: &Arc<Resource>,
+        namespace: &str,
+        name: &str,
+        mut body: Value,
+    ) -> Result<Written, ApiError> {
+        // One who names no version creates; Kubernetes demands none of what is not there.
+        let key = Self::key(row, namespace, name);
+        if self.store().get(&key).await.map_err(status::of_store)?.is_some() || text(&body, &["metadata", "name"]) != name {
+            return self.update(ctx, row, "", namespace, name, body).await;
         }
-        self.change(ctx, row, sub, namespace, name, &|_, _| Ok(body.clone().into())).await
+        object(&mut body, &["metadata"]).remove("resourceVersion");
+        self.create(ctx, row, namespace, body).await
     }
 
     /// Patches an object; an apply creates it if it does not exist.

@@ -36,7 +36,7 @@ use crate::gate::{Authenticator, Authorizer, Decision, forbidden, impersonation}
 use crate::metrics::ServerMetrics;
 use crate::request::{RequestInfo, RequestUser, User};
 use crate::rest::answer::refusal;
-use crate::rest::{names, path};
+use crate::rest::{creation, names, path};
 use crate::stream::PodStreams;
 use crate::stream::proxy::{self, Proxy};
 
@@ -214,7 +214,7 @@ impl Inner {
             let body = json_body(&mut parts, body)?;
             Ok(match self.own(info, &parts).await {
                 Some(response) => response,
-                None => self.parts.handler.handle(&user, info, Request::from_parts(parts, body)).await,
+                None => self.handle(&user, info, Request::from_parts(parts, body)).await?,
             })
         };
         tokio::select! {
@@ -224,6 +224,20 @@ impl Inner {
             () = self.parts.clock.sleep(REQUEST_TIMEOUT) => {
                 Err(simple(504, "Timeout", "Timeout: request did not complete within the allotted timeout"))
             }
+        }
+    }
+
+    /// An update may create what is not there, for kinds that allow it and users who may.
+    async fn handle(&self, user: &Arc<User>, info: &RequestInfo, request: Request<Bytes>) -> Result<Response<Body>, Box<Status>> {
+        let again = (request.method() == Method::PUT && creation::is_allowed(info)).then(|| request.clone());
+        let response = self.parts.handler.handle(user, info, request).await;
+        match again {
+            Some(mut again) if response.status() == StatusCode::NOT_FOUND => {
+                self.authorize(user, &RequestInfo { verb: "create".into(), ..info.clone() }).await?;
+                again.extensions_mut().insert(creation::MayCreate);
+                Ok(self.parts.handler.handle(user, info, again).await)
+            }
+            _ => Ok(response),
         }
     }
 

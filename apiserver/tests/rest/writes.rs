@@ -143,3 +143,46 @@ async fn people_get_lines_and_large_answers_are_compressed() {
         assert_eq!((headers.contains_key("content-encoding"), body.len() < size), (compressed, compressed), "{name}");
     }
 }
+
+#[tokio::test]
+async fn an_update_creates_where_kind_and_user_allow_it() {
+    use tower::Service;
+    use wharf_apiserver::request::{RequestUser, User};
+    let w = world().await;
+    w.server.ready().await;
+    let put = async |user: User, uri: &str, body: Value| {
+        let mut request = http::Request::put(uri).header("content-type", "application/json");
+        request.extensions_mut().unwrap().insert(RequestUser(std::sync::Arc::new(user)));
+        let request = request.body(http_body_util::Full::new(bytes::Bytes::from(body.to_string()))).unwrap();
+        let response = w.server.service().clone().call(request).await.unwrap();
+        let code = response.status().as_u16();
+        let bytes = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+        (code, serde_json::from_slice::<Value>(&bytes).unwrap())
+    };
+    let lease = |holder: &str| json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"}, "spec": {"holderIdentity": holder}});
+    let uri = format!("{LEASES}/l");
+    let (code, made) = put(User::master("admin"), &uri, lease("a")).await;
+    assert_eq!((code, &made["spec"]["holderIdentity"]), (201, &json!("a")), "{made}");
+    // What is there is updated, as ever.
+    assert_eq!(put(User::master("admin"), &uri, lease("b")).await.0, 422);
+    let (code, missing) = put(User::master("admin"), &format!("{MAPS}/none"), map("none", "x")).await;
+    assert_eq!((code, &missing["reason"]), (404, &json!("NotFound")));
+
+    let rules =
+        json!({"metadata": {"name": "r"}, "rules": [{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["update"]}]});
+    send(&w, Method::POST, "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles", rules).await;
+    let bound = json!({"metadata": {"name": "r"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "r"},
+        "subjects": [{"kind": "User", "name": "jane"}]});
+    send(&w, Method::POST, "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings", bound).await;
+    let jane = || User::new("jane", ["system:authenticated"]);
+    // The role is seen as soon as the authorizer's informers are.
+    while put(jane(), &uri, lease("c")).await.0 == 403 {
+        tokio::task::yield_now().await;
+    }
+    let mut other = lease("c");
+    other["metadata"]["name"] = json!("m");
+    let (code, refused) = put(jane(), &format!("{LEASES}/m"), other).await;
+    let want = "leases.coordination.k8s.io \"m\" is forbidden: User \"jane\" cannot create resource \"leases\" in API group \
+        \"coordination.k8s.io\" in the namespace \"default\"";
+    assert_eq!((code, &refused["message"]), (403, &json!(want)));
+}
