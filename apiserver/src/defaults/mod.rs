@@ -84,11 +84,20 @@ pub(crate) fn role_binding(v: &mut Value) {
     });
 }
 
+/// Ingress classes.
+pub(crate) fn ingress_class(v: &mut Value) {
+    if let Some(parameters) = object(v, &["spec"]).get_mut("parameters").and_then(Value::as_object_mut) {
+        default(parameters, "scope", "Cluster");
+    }
+}
+
 /// Network policies.
 pub(crate) fn network_policy(v: &mut Value) {
     let egress = at(v, &["spec", "egress"]).is_some_and(|e| e.as_array().is_some_and(|l| !l.is_empty()));
     let spec = object(v, &["spec"]);
-    default(spec, "policyTypes", if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) });
+    if spec.get("policyTypes").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+        spec.insert("policyTypes".into(), if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) });
+    }
     for direction in ["ingress", "egress"] {
         each_in(spec, direction, |rule| each_in(rule, "ports", |port| default_text(port, "protocol", "TCP")));
     }
@@ -97,4 +106,35 @@ pub(crate) fn network_policy(v: &mut Value) {
 /// Ingresses.
 pub(crate) fn ingress(v: &mut Value) {
     default(object(v, &["status"]), "loadBalancer", json!({}));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_of_ingress_classes_are_the_clusters() {
+        let filled = |parameters: Value| {
+            let mut v = json!({"spec":{"parameters":parameters}});
+            ingress_class(&mut v);
+            v["spec"]["parameters"]["scope"].clone()
+        };
+        assert_eq!(filled(json!({"kind":"K","name":"n"})), "Cluster");
+        assert_eq!(filled(json!({"scope":"Namespace"})), "Namespace");
+        let mut without = json!({"spec":{"controller":"a.b/c"}});
+        ingress_class(&mut without);
+        assert_eq!(without, json!({"spec":{"controller":"a.b/c"}}));
+    }
+
+    #[test]
+    fn policies_that_say_no_direction_get_theirs() {
+        let types = |spec: Value| {
+            let mut v = json!({"spec":spec});
+            network_policy(&mut v);
+            v["spec"]["policyTypes"].clone()
+        };
+        assert_eq!(types(json!({"policyTypes":[]})), json!(["Ingress"]));
+        assert_eq!(types(json!({"egress":[{}]})), json!(["Ingress", "Egress"]));
+        assert_eq!(types(json!({"egress":[{}],"policyTypes":["Egress"]})), json!(["Egress"]));
+    }
 }

@@ -1,5 +1,6 @@
 //! What may not be stored, in Kubernetes' words.
 
+mod addresses;
 mod api_service;
 mod coordination;
 mod ephemeral;
@@ -19,6 +20,7 @@ use serde_json::Value;
 
 use crate::rest::status::cause;
 
+pub(crate) use addresses::{ip_address, service_cidr};
 pub(crate) use api_service::api_service;
 pub(crate) use coordination::lease;
 pub(crate) use ephemeral::ephemeral_containers;

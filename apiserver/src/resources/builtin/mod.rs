@@ -318,6 +318,7 @@ fn other_rows() -> Vec<Resource> {
             .columns(&table::INGRESSES),
         Resource::of::<networking::IngressClass>(false)
             .with_generation()
+            .defaults(defaults::ingress_class)
             .validate(validation::ingress_class)
             .columns(&table::INGRESS_CLASSES),
         Resource::of::<networking::NetworkPolicy>(true)
