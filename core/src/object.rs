@@ -421,6 +421,22 @@ pub fn splice_revision(stored: &Bytes, revision: Revision) -> Bytes {
     out.freeze()
 }
 
+/// What is stored as it is served, but without a resourceVersion: for what is not stored in the end.
+pub fn without_revision(stored: &Bytes) -> Bytes {
+    let Some(at) = place_of(stored) else { return stored.clone() };
+    let (before, after) = stored.split_at(at);
+    let Some((Kept::Short(short), rest)) = cut(after) else { return stored.clone() };
+    let mut out = BytesMut::with_capacity(served_len(stored, at));
+    out.extend_from_slice(before);
+    out.extend_from_slice(MANAGED);
+    managed::expand(short, |piece| out.extend_from_slice(piece));
+    if rest.first() != Some(&b'}') {
+        out.extend_from_slice(b",");
+    }
+    out.extend_from_slice(rest);
+    out.freeze()
+}
+
 fn place_of(stored: &[u8]) -> Option<usize> {
     // apiVersion and kind come before metadata and hold no quotes or braces, so the first match is the right one.
     stored.windows(METADATA.len()).position(|w| w == METADATA).map(|at| at + METADATA.len())
@@ -541,6 +557,8 @@ mod tests {
             assert_eq!((&served["metadata"]["managedFields"], &served["metadata"]["resourceVersion"]), (&list, &json!("7")));
             assert_eq!(splice_revision(&stored, Revision(7)), object.to_bytes());
             assert!(object.to_bytes().len() <= object.len_hint());
+            let tried: serde_json::Value = serde_json::from_slice(&without_revision(&stored)).unwrap();
+            assert_eq!((&tried["metadata"]["managedFields"], tried["metadata"].get("resourceVersion")), (&list, None));
             let typed = object.decode::<ConfigMap>().unwrap();
             assert_eq!((&typed.metadata.managed_fields, &object.meta().managed_fields), (&None, &None));
             assert_eq!((typed.metadata.resource_version.as_deref(), object.meta().name.as_deref()), (Some("7"), Some("a")));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use wharf_core::api::ApiError;
-use wharf_core::object::Object;
+use wharf_core::object::{Object, without_revision};
 use wharf_core::store::{Expect, Key, Op, Record, ResourceId, Revision, StoreError, Transaction};
 
 use super::admission::{AdmissionRequest, Operation};
@@ -148,7 +148,7 @@ impl Registry {
                 if self.store().get(&key).await.map_err(status::of_store)?.is_some() {
                     return Err(status::already_exists(&row.group, &row.plural, &key.name));
                 }
-                let object = present(row, Arc::new(Object::from_served(key, Revision(0), stored)));
+                let object = present(row, Arc::new(Object::from_served(key, Revision(0), without_revision(&stored))));
                 return Ok(Written { object, warnings, created: true, gone: false });
             }
             let mut ops = vec![Op::Put { key: key.clone(), value: stored.clone(), expect: Expect::Absent }];
@@ -405,7 +405,7 @@ impl Registry {
             |object: Object, warnings| Ok(Some(Written { object: present(row, Arc::new(object)), warnings, created: false, gone: false }));
         if is_finished(row, &new) {
             if ctx.dry_run {
-                return unchanged(Object::from_served(key.clone(), record.modified, stored), warnings);
+                return unchanged(Object::from_record(&Record { value: stored, ..record.clone() }), warnings);
             }
             let mut transaction = Transaction::delete(key.clone(), record.modified);
             transaction.ops.extend(service_claims::ops(row, key, Some(&old), None));
@@ -424,7 +424,7 @@ impl Registry {
             return unchanged(Object::from_record(record), warnings);
         }
         if ctx.dry_run {
-            return unchanged(Object::from_served(key.clone(), record.modified, stored), warnings);
+            return unchanged(Object::from_record(&Record { value: stored, ..record.clone() }), warnings);
         }
         let mut transaction = Transaction::update(key.clone(), stored.clone(), record.modified);
         transaction.ops.extend(service_claims::ops(row, key, Some(&old), Some(&new)));

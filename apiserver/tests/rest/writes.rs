@@ -27,10 +27,18 @@ async fn what_is_only_tried_is_answered_and_not_done() {
     let tried = |uri: &str| format!("{MAPS}{uri}?dryRun=All");
     let (code, made) = send(&w, Method::POST, &tried(""), map("b", "blue")).await;
     assert_eq!((code, &made["data"]["color"], made["metadata"]["uid"].is_string()), (201, &json!("blue"), true));
+    // As it would be served, but for the version that it has not got.
+    let managers = |object: &Value| object["metadata"]["managedFields"][0]["fieldsV1"]["f:data"].is_object();
+    assert!(managers(&made) && made["metadata"]["resourceVersion"].is_null(), "{made}");
     assert_eq!(w.get(&format!("{MAPS}/b")).await.0, 404);
     let (code, refused) = send(&w, Method::POST, &tried(""), map("a", "blue")).await;
     assert_eq!((code, &refused["reason"]), (409, &json!("AlreadyExists")));
-    assert_eq!(send(&w, Method::PUT, &tried("/a"), map("a", "blue")).await.1["data"]["color"], "blue");
+    let (_, changed) = send(&w, Method::PUT, &tried("/a"), map("a", "blue")).await;
+    assert_eq!(
+        (&changed["data"]["color"], &changed["metadata"]["resourceVersion"]),
+        (&json!("blue"), &before.1["metadata"]["resourceVersion"])
+    );
+    assert!(managers(&changed), "{changed}");
     assert_eq!(send(&w, Method::PATCH, &tried("/a"), json!({"data": {"color": "green"}})).await.1["data"]["color"], "green");
     let (code, applied, _) = w
         .http(
