@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::{
     apps::v1 as apps, autoscaling::v2 as autoscaling, batch::v1 as batch, core::v1 as core, discovery::v1 as discovery,
-    networking::v1 as networking, policy::v1 as policy, rbac::v1 as rbac,
+    networking::v1 as networking, policy::v1 as policy, rbac::v1 as rbac, resource::v1 as resource, storage::v1 as storage,
 };
 use kube::core::ApiResource;
 use wharf_core::object::resource_of;
@@ -27,6 +27,9 @@ pub fn namespaced() -> Vec<ApiResource> {
         resource_of::<networking::NetworkPolicy>(),
         resource_of::<policy::PodDisruptionBudget>(),
         resource_of::<core::PodTemplate>(),
+        resource_of::<resource::ResourceClaimTemplate>(),
+        resource_of::<resource::ResourceClaim>(),
+        resource_of::<storage::CSIStorageCapacity>(),
         resource_of::<core::ConfigMap>(),
         resource_of::<core::Secret>(),
         resource_of::<core::PersistentVolumeClaim>(),
