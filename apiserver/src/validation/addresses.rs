@@ -119,14 +119,7 @@ fn without_zeros(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    type Rule = fn(&Value, Option<&Value>, &mut Causes);
-
-    fn found(rule: Rule, object: &Value, old: Option<&Value>) -> Vec<String> {
-        let mut causes = Vec::new();
-        rule(object, old, &mut causes);
-        causes.into_iter().map(|c| format!("{}: {}", c.field.unwrap(), c.message.unwrap())).collect()
-    }
+    use crate::validation::testing::found;
 
     fn of(list: Value) -> Value {
         json!({"spec":{"cidrs":list}})

@@ -50,9 +50,7 @@ mod tests {
             ),
             (json!({"preferredHolder":"a"}), Some("spec.preferredHolder: Forbidden: may only be specified if `strategy` is defined")),
         ] {
-            let mut causes = Vec::new();
-            lease(&json!({"spec":spec}), None, &mut causes);
-            let found: Vec<String> = causes.into_iter().map(|c| format!("{}: {}", c.field.unwrap(), c.message.unwrap())).collect();
+            let found = crate::validation::testing::found(lease, &json!({"spec":spec}), None);
             assert_eq!(found, wanted.into_iter().collect::<Vec<_>>());
         }
     }

@@ -91,3 +91,17 @@ fn one_of(causes: &mut Causes, field: &str, value: Option<&Value>, supported: &[
         unsupported(causes, field, found, supported);
     }
 }
+
+#[cfg(test)]
+mod testing {
+    use serde_json::Value;
+
+    use super::Causes;
+
+    /// What a rule finds, a line each: field and message.
+    pub(super) fn found(rule: fn(&Value, Option<&Value>, &mut Causes), new: &Value, old: Option<&Value>) -> Vec<String> {
+        let mut causes = Vec::new();
+        rule(new, old, &mut causes);
+        causes.into_iter().map(|c| format!("{}: {}", c.field.unwrap_or_default(), c.message.unwrap_or_default())).collect()
+    }
+}

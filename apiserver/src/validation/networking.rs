@@ -1,5 +1,6 @@
 //! networking.k8s.io: policies, and what routes by host and path.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -19,7 +20,9 @@ const WILDCARD: &str = "a wildcard DNS-1123 subdomain must start with '*.', foll
 const HTTP_PATH: &str = "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
 
 /// Network policies.
-pub(crate) fn network_policy(new: &Value, _old: Option<&Value>, causes: &mut Causes) {
+pub(crate) fn network_policy(new: &Value, old: Option<&Value>, causes: &mut Causes) {
+    // What an older server let in may stay.
+    let known: HashSet<&str> = old.into_iter().flat_map(ranges).collect();
     label_selector(at(new, &["spec", "podSelector"]), "spec.podSelector", causes);
     for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
         for (i, rule) in items(new, &["spec", direction]).iter().enumerate() {
@@ -28,7 +31,7 @@ pub(crate) fn network_policy(new: &Value, _old: Option<&Value>, causes: &mut Cau
                 policy_port(port, &format!("{here}.ports[{j}]"), causes);
             }
             for (j, peer) in items(rule, &[peers]).iter().enumerate() {
-                policy_peer(peer, &format!("{here}.{peers}[{j}]"), causes);
+                policy_peer(peer, &format!("{here}.{peers}[{j}]"), &known, causes);
             }
         }
     }
@@ -78,7 +81,17 @@ fn policy_port(port: &Value, here: &str, causes: &mut Causes) {
     }
 }
 
-fn policy_peer(peer: &Value, here: &str, causes: &mut Causes) {
+/// The ranges of addresses that a policy names.
+fn ranges(policy: &Value) -> impl Iterator<Item = &str> {
+    let rules = |direction| items(policy, &["spec", direction]);
+    let (from, to) = (rules("ingress").iter().flat_map(|r| items(r, &["from"])), rules("egress").iter().flat_map(|r| items(r, &["to"])));
+    from.chain(to).filter_map(|peer| at(peer, &["ipBlock"])).flat_map(|block| {
+        let except = items(block, &["except"]).iter().filter_map(Value::as_str);
+        at(block, &["cidr"]).and_then(Value::as_str).into_iter().chain(except)
+    })
+}
+
+fn policy_peer(peer: &Value, here: &str, known: &HashSet<&str>, causes: &mut Causes) {
     let selectors = ["podSelector", "namespaceSelector"];
     for name in selectors {
         label_selector(at(peer, &[name]), &format!("{here}.{name}"), causes);
@@ -88,7 +101,7 @@ fn policy_peer(peer: &Value, here: &str, causes: &mut Causes) {
         None if !selects => required(causes, here, "must specify a peer"),
         None => {}
         Some(block) => {
-            ip_block(block, &format!("{here}.ipBlock"), causes);
+            ip_block(block, &format!("{here}.ipBlock"), known, causes);
             if selects {
                 forbidden(causes, here, "may not specify both ipBlock and another peer");
             }
@@ -96,16 +109,20 @@ fn policy_peer(peer: &Value, here: &str, causes: &mut Causes) {
     }
 }
 
-fn ip_block(block: &Value, here: &str, causes: &mut Causes) {
+fn ip_block(block: &Value, here: &str, known: &HashSet<&str>, causes: &mut Causes) {
     let cidr = text(block, &["cidr"]);
     if cidr.is_empty() {
         return required(causes, &format!("{here}.cidr"), "");
     }
     let Ok(net) = cidr.parse::<IpNet>() else {
-        return invalid(causes, &format!("{here}.cidr"), &cidr.into(), CIDR);
+        if !known.contains(cidr) {
+            invalid(causes, &format!("{here}.cidr"), &cidr.into(), CIDR);
+        }
+        return;
     };
     for (i, except) in items(block, &["except"]).iter().enumerate() {
         match except.as_str().and_then(|e| e.parse::<IpNet>().ok()) {
+            None if except.as_str().is_some_and(|e| known.contains(e)) => {}
             None => invalid(causes, &format!("{here}.except[{i}]"), except, CIDR),
             Some(inner) if net.contains(&inner.addr()) && net.prefix_len() < inner.prefix_len() => {}
             Some(_) => invalid(causes, &format!("{here}.except[{i}]"), except, "must be a strict subset of `cidr`"),
@@ -320,9 +337,7 @@ mod tests {
     type Rule = fn(&Value, Option<&Value>, &mut Causes);
 
     fn found(rule: Rule, object: &Value) -> Vec<String> {
-        let mut causes = Vec::new();
-        rule(object, None, &mut causes);
-        causes.into_iter().map(|c| format!("{}: {}", c.field.unwrap(), c.message.unwrap())).collect()
+        crate::validation::testing::found(rule, object, None)
     }
 
     #[test]
@@ -370,6 +385,9 @@ mod tests {
         ] {
             assert_eq!(found(network_policy, &ingress(rule)), [wanted]);
         }
+        let of = |cidr: &str| ingress(json!({"from":[{"ipBlock":{"cidr":cidr}}]}));
+        let update = |new: &str| crate::validation::testing::found(network_policy, &of(new), Some(&of("10.0.0/8"))).len();
+        assert_eq!((update("10.0.0/8"), update("11.0.0/8")), (0, 1), "what was there stays");
         assert_eq!(
             found(network_policy, &json!({"spec":{"policyTypes":["In"]}})),
             ["spec.policyTypes[0]: Unsupported value: \"In\": supported values: \"Ingress\", \"Egress\""]

@@ -333,9 +333,7 @@ mod tests {
     use super::*;
 
     fn found(pod_value: Value) -> Vec<String> {
-        let mut causes = Vec::new();
-        pod(&pod_value, None, &mut causes);
-        causes.into_iter().map(|c| format!("{}: {}", c.field.unwrap(), c.message.unwrap())).collect()
+        crate::validation::testing::found(pod, &pod_value, None)
     }
 
     #[test]

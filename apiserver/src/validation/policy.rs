@@ -55,11 +55,7 @@ mod tests {
 
     #[test]
     fn budgets() {
-        let found = |spec: Value| {
-            let mut causes = Vec::new();
-            disruption_budget(&json!({"spec":spec}), None, &mut causes);
-            causes.into_iter().map(|c| format!("{}: {}", c.field.unwrap(), c.message.unwrap())).collect::<Vec<_>>()
-        };
+        let found = |spec: Value| crate::validation::testing::found(disruption_budget, &json!({"spec":spec}), None);
         for good in [json!({}), json!({"minAvailable":0}), json!({"maxUnavailable":"100%","selector":{"matchLabels":{"a":"b"}}})] {
             assert!(found(good.clone()).is_empty(), "{good}");
         }

@@ -124,14 +124,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    type Rule = fn(&Value, Option<&Value>, &mut Causes);
-
-    fn found(rule: Rule, object: &Value, old: Option<&Value>) -> Vec<String> {
-        let mut causes = Vec::new();
-        rule(object, old, &mut causes);
-        causes.into_iter().map(|c| format!("{}: {}", c.field.unwrap(), c.message.unwrap())).collect()
-    }
+    use crate::validation::testing::found;
 
     #[test]
     fn rules_name_what_they_are_about() {

@@ -50,9 +50,7 @@ mod tests {
     use super::*;
 
     fn found(new: &Value, old: Option<&Value>) -> Vec<String> {
-        let mut causes = Vec::new();
-        priority_class(new, old, &mut causes);
-        causes.into_iter().map(|c| format!("{}: {}", c.field.unwrap(), c.message.unwrap())).collect()
+        crate::validation::testing::found(priority_class, new, old)
     }
     fn class(name: &str, value: i64) -> Value {
         json!({"metadata":{"name":name},"value":value,"preemptionPolicy":"Never"})

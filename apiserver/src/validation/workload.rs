@@ -31,6 +31,12 @@ fn labels_of(v: &Value) -> BTreeMap<String, String> {
 
 /// Replica sets, daemon sets and what is like them: a selector that matches its template.
 pub(crate) fn workload(new: &Value, old: Option<&Value>, causes: &mut Causes) {
+    selecting(new, old, causes);
+    template(new, &["spec", "template"], &["Always"], causes);
+}
+
+/// Counts, and a selector that matches the template's labels.
+fn selecting(new: &Value, old: Option<&Value>, causes: &mut Causes) {
     not_negative(new, "replicas", causes);
     not_negative(new, "minReadySeconds", causes);
     not_negative(new, "revisionHistoryLimit", causes);
@@ -54,7 +60,6 @@ pub(crate) fn workload(new: &Value, old: Option<&Value>, causes: &mut Causes) {
             }
         }
     }
-    template(new, &["spec", "template"], &["Always"], causes);
     if let Some(old) = old {
         immutable(causes, "spec.selector", selector, at(old, &["spec", "selector"]));
     }
@@ -92,7 +97,13 @@ pub(crate) fn stateful_set(new: &Value, old: Option<&Value>, causes: &mut Causes
         "persistentVolumeClaimRetentionPolicy",
         "minReadySeconds",
     ];
-    workload(new, None, causes);
+    selecting(new, None, causes);
+    // As in Kubernetes, the rest of the pods is judged when they are made: they have volumes that only the claims' templates give them.
+    super::metadata::labels(at(new, &["spec", "template", "metadata", "labels"]), "spec.template.labels", causes);
+    one_of(causes, "spec.template.spec.restartPolicy", at(new, &["spec", "template", "spec", "restartPolicy"]), &["Always"]);
+    if at(new, &["spec", "template", "spec", "activeDeadlineSeconds"]).is_some() {
+        forbidden(causes, "spec.template.spec.activeDeadlineSeconds", "activeDeadlineSeconds in StatefulSet is not Supported");
+    }
     one_of(causes, "spec.podManagementPolicy", at(new, &["spec", "podManagementPolicy"]), &["OrderedReady", "Parallel"]);
     one_of(causes, "spec.updateStrategy.type", at(new, &["spec", "updateStrategy", "type"]), &["OnDelete", "RollingUpdate"]);
     if let Some(old) = old {
@@ -155,11 +166,26 @@ pub(crate) fn cron_job(new: &Value, _old: Option<&Value>, causes: &mut Causes) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::validation::testing::found;
     use serde_json::json;
 
     fn deployment_of(labels: Value) -> Value {
         json!({"spec":{"replicas":1,"selector":{"matchLabels":{"a":"b"}},"strategy":{"type":"RollingUpdate"},
             "template":{"metadata":{"labels":labels},"spec":{"restartPolicy":"Always","containers":[{"name":"a","image":"x"}]}}}})
+    }
+
+    #[test]
+    fn a_stateful_sets_pods_have_volumes_of_its_claims() {
+        let mut set = deployment_of(json!({"a":"b"}));
+        set["spec"]["volumeClaimTemplates"] = json!([{"metadata":{"name":"data"},"spec":{}}]);
+        set["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] = json!([{"name":"data","mountPath":"/data"}]);
+        assert_eq!(found(stateful_set, &set, None), Vec::<String>::new());
+        assert_eq!(found(workload, &set, None), ["spec.template.spec.containers[0].volumeMounts[0].name: Not found: \"data\""]);
+        set["spec"]["template"]["spec"]["restartPolicy"] = "Never".into();
+        set["spec"]["template"]["metadata"]["labels"] = json!({"a":"c"});
+        let found = found(stateful_set, &set, None);
+        assert!(found[0].contains("`selector` does not match template `labels`"), "{found:?}");
+        assert_eq!(found[1], "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"");
     }
 
     #[test]
