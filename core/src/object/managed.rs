@@ -229,12 +229,20 @@ mod tests {
         out.len()
     }
 
+    /// FNV-1a.
+    fn fnv(bytes: &[u8]) -> u64 {
+        bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    }
+
     #[test]
     fn numbers_stand_for_what_they_stood_for() {
         // What is on disk knows these by number.
         let names: Vec<&str> = include_str!("words.txt").lines().collect();
         assert!(PHRASES.len() <= (FIRST_NAME - FIRST) as usize && names.len() <= ((END - FIRST_NAME) / 2) as usize);
         assert_eq!((PHRASES[3].len(), PHRASES[72], names[0], names[500]), (55, "\":{}", "Port", "revision"));
+        // Nothing that was there is moved or changed: a sum over all of it, in order. What is added comes behind.
+        let sum = |list: &[&str]| fnv(list.join("\n").as_bytes());
+        assert_eq!((sum(&PHRASES[..74]), sum(&names[..695])), (3_749_423_648_408_518_687, 3_637_804_442_240_387_866));
         assert_eq!(
             full("[\u{83}\u{100}}\u{101}\u{4e8}}\u{8f}".as_bytes()),
             r#"[{"apiVersion":"v1","fieldsType":"FieldsV1","fieldsV1":{"f:Port":{}"f:Port":{},"f:revision":{}"}]"#
