@@ -22,7 +22,8 @@ pub enum Operation {
     Connect,
 }
 
-/// A write as admission sees it.
+/// A write as admission sees it. Neither the object nor what was there before has its managedFields, which Kubernetes shows: what a plugin
+/// changes is nobody's.
 #[derive(Debug, Clone)]
 pub struct AdmissionRequest {
     /// Who asks.

@@ -54,8 +54,7 @@ impl RestService {
     pub async fn handle(&self, request: Request<Bytes>, info: &RequestInfo, user: &Arc<User>) -> Response<Body> {
         let answer = if info.is_resource { Box::pin(self.resource(&request, info, user)).await } else { self.other(&request, info) };
         let outdated = deprecated::warning(info);
-        let answer = answer.unwrap_or_else(|error| refusal(&status::status_of(error), accept(request.headers())));
-        let mut answer = answer;
+        let mut answer = answer.unwrap_or_else(|error| refusal(&status::status_of(error), accept(request.headers())));
         add_warnings(&mut answer, outdated.as_slice());
         Encoding::of(&request, info).apply(answer).await
     }
