@@ -3,7 +3,9 @@
 mod addresses;
 mod api_service;
 mod coordination;
+mod cron_job;
 mod ephemeral;
+mod job;
 mod metadata;
 mod networking;
 mod objects;
@@ -11,6 +13,7 @@ mod pod;
 mod policy;
 mod rbac;
 mod resize;
+mod schedule;
 mod scheduling;
 mod selector;
 mod workload;
@@ -18,12 +21,15 @@ mod workload;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause;
 use serde_json::Value;
 
+use crate::resources::value::number;
 use crate::rest::status::cause;
 
 pub(crate) use addresses::{ip_address, service_cidr};
 pub(crate) use api_service::api_service;
 pub(crate) use coordination::lease;
+pub(crate) use cron_job::cron_job;
 pub(crate) use ephemeral::ephemeral_containers;
+pub(crate) use job::job;
 pub(crate) use metadata::{label_1035, metadata, subdomain};
 pub(crate) use networking::{ingress, ingress_class, network_policy};
 pub(crate) use objects::{
@@ -34,7 +40,7 @@ pub(crate) use policy::disruption_budget;
 pub(crate) use rbac::{cluster_role, cluster_role_binding, role, role_binding};
 pub(crate) use resize::resize;
 pub(crate) use scheduling::priority_class;
-pub(crate) use workload::{cron_job, deployment, job, replication_controller, stateful_set, workload};
+pub(crate) use workload::{deployment, replication_controller, stateful_set, workload};
 
 /// Collects what is wrong.
 type Causes = Vec<StatusCause>;
@@ -75,6 +81,19 @@ fn too_long(causes: &mut Causes, field: &str, most: usize) {
 
 fn forbidden(causes: &mut Causes, field: &str, why: &str) {
     causes.push(cause("FieldValueForbidden", format!("Forbidden: {why}"), field));
+}
+
+fn too_many(causes: &mut Causes, field: &str, count: usize, most: usize) {
+    if count > most {
+        causes.push(cause("FieldValueTooMany", format!("Too many: {count}: must have at most {most} items"), field));
+    }
+}
+
+/// A number of a part that is none or more.
+fn not_negative(part: &Value, here: &str, field: &str, causes: &mut Causes) {
+    if let Some(n) = number(part, &[field]).filter(|n| *n < 0) {
+        invalid(causes, &format!("{here}.{field}"), &n.into(), "must be greater than or equal to 0");
+    }
 }
 
 fn immutable(causes: &mut Causes, field: &str, new: Option<&Value>, old: Option<&Value>) {

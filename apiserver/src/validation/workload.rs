@@ -5,23 +5,34 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use wharf_core::selector::Selector;
 
-use super::{Causes, forbidden, immutable, invalid, one_of, pod, required};
-use crate::resources::value::{at, items, number, text};
+use super::{Causes, forbidden, immutable, invalid, not_negative, one_of, pod, required};
+use crate::resources::value::{at, items, number};
 
 const STATEFUL_UPDATE: &str = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
 
-fn not_negative(v: &Value, field: &str, causes: &mut Causes) {
-    if let Some(n) = number(v, &["spec", field]).filter(|n| *n < 0) {
-        invalid(causes, &format!("spec.{field}"), &n.into(), "must be greater than or equal to 0");
+fn spec_not_negative(v: &Value, field: &str, causes: &mut Causes) {
+    not_negative(v.get("spec").unwrap_or(&Value::Null), "spec", field, causes);
+}
+
+/// A template of pods.
+pub(super) fn template(template: Option<&Value>, here: &str, causes: &mut Causes) {
+    let template = template.unwrap_or(&Value::Null);
+    let spec = template.get("spec").unwrap_or(&Value::Null);
+    super::metadata::labels(at(template, &["metadata", "labels"]), &format!("{here}.labels"), causes);
+    pod::spec(spec, &format!("{here}.spec"), causes);
+    if !items(spec, &["ephemeralContainers"]).is_empty() {
+        forbidden(causes, &format!("{here}.spec.ephemeralContainers"), "ephemeral containers not allowed in pod template");
     }
 }
 
-fn template(v: &Value, field: &[&str], policies: &[&str], causes: &mut Causes) {
-    let here = field.join(".");
-    let spec = at(v, field).and_then(|t| t.get("spec")).cloned().unwrap_or_default();
-    super::metadata::labels(at(v, field).and_then(|t| at(t, &["metadata", "labels"])), &format!("{here}.labels"), causes);
-    pod::spec(&spec, &format!("{here}.spec"), causes);
-    one_of(causes, &format!("{here}.spec.restartPolicy"), spec.get("restartPolicy"), policies);
+/// The template of what keeps its pods running.
+fn lasting(new: &Value, causes: &mut Causes) {
+    template(at(new, &["spec", "template"]), "spec.template", causes);
+    restarts(new, causes);
+}
+
+fn restarts(new: &Value, causes: &mut Causes) {
+    one_of(causes, "spec.template.spec.restartPolicy", at(new, &["spec", "template", "spec", "restartPolicy"]), &["Always"]);
 }
 
 fn labels_of(v: &Value) -> BTreeMap<String, String> {
@@ -32,14 +43,14 @@ fn labels_of(v: &Value) -> BTreeMap<String, String> {
 /// Replica sets, daemon sets and what is like them: a selector that matches its template.
 pub(crate) fn workload(new: &Value, old: Option<&Value>, causes: &mut Causes) {
     selecting(new, old, causes);
-    template(new, &["spec", "template"], &["Always"], causes);
+    lasting(new, causes);
 }
 
 /// Counts, and a selector that matches the template's labels.
 fn selecting(new: &Value, old: Option<&Value>, causes: &mut Causes) {
-    not_negative(new, "replicas", causes);
-    not_negative(new, "minReadySeconds", causes);
-    not_negative(new, "revisionHistoryLimit", causes);
+    spec_not_negative(new, "replicas", causes);
+    spec_not_negative(new, "minReadySeconds", causes);
+    spec_not_negative(new, "revisionHistoryLimit", causes);
     let selector = at(new, &["spec", "selector"]);
     match selector {
         None => required(causes, "spec.selector", ""),
@@ -100,7 +111,7 @@ pub(crate) fn stateful_set(new: &Value, old: Option<&Value>, causes: &mut Causes
     selecting(new, None, causes);
     // As in Kubernetes, the rest of the pods is judged when they are made: they have volumes that only the claims' templates give them.
     super::metadata::labels(at(new, &["spec", "template", "metadata", "labels"]), "spec.template.labels", causes);
-    one_of(causes, "spec.template.spec.restartPolicy", at(new, &["spec", "template", "spec", "restartPolicy"]), &["Always"]);
+    restarts(new, causes);
     if at(new, &["spec", "template", "spec", "activeDeadlineSeconds"]).is_some() {
         forbidden(causes, "spec.template.spec.activeDeadlineSeconds", "activeDeadlineSeconds in StatefulSet is not Supported");
     }
@@ -120,7 +131,7 @@ pub(crate) fn stateful_set(new: &Value, old: Option<&Value>, causes: &mut Causes
 
 /// Replication controllers.
 pub(crate) fn replication_controller(new: &Value, _old: Option<&Value>, causes: &mut Causes) {
-    not_negative(new, "replicas", causes);
+    spec_not_negative(new, "replicas", causes);
     match at(new, &["spec", "selector"]).and_then(Value::as_object).filter(|m| !m.is_empty()) {
         None => required(causes, "spec.selector", ""),
         Some(selector) => {
@@ -131,36 +142,7 @@ pub(crate) fn replication_controller(new: &Value, _old: Option<&Value>, causes: 
             }
         }
     }
-    template(new, &["spec", "template"], &["Always"], causes);
-}
-
-/// Jobs.
-pub(crate) fn job(new: &Value, old: Option<&Value>, causes: &mut Causes) {
-    for field in ["parallelism", "completions", "backoffLimit", "ttlSecondsAfterFinished", "activeDeadlineSeconds"] {
-        not_negative(new, field, causes);
-    }
-    template(new, &["spec", "template"], &["OnFailure", "Never"], causes);
-    if let Some(old) = old {
-        immutable(causes, "spec.selector", at(new, &["spec", "selector"]), at(old, &["spec", "selector"]));
-        immutable(causes, "spec.completionMode", at(new, &["spec", "completionMode"]), at(old, &["spec", "completionMode"]));
-        let suspended = at(old, &["spec", "suspend"]) == Some(&Value::Bool(true)) && at(old, &["status", "startTime"]).is_none();
-        if !suspended {
-            immutable(causes, "spec.template", at(new, &["spec", "template"]), at(old, &["spec", "template"]));
-        }
-    }
-}
-
-/// Cron jobs.
-pub(crate) fn cron_job(new: &Value, _old: Option<&Value>, causes: &mut Causes) {
-    let schedule = text(new, &["spec", "schedule"]);
-    if schedule.is_empty() {
-        required(causes, "spec.schedule", "");
-    } else if !schedule.starts_with('@') && schedule.split_whitespace().count() != 5 {
-        let why = format!("expected exactly 5 fields, found {}: [{schedule}]", schedule.split_whitespace().count());
-        invalid(causes, "spec.schedule", &schedule.into(), &why);
-    }
-    one_of(causes, "spec.concurrencyPolicy", at(new, &["spec", "concurrencyPolicy"]), &["Allow", "Forbid", "Replace"]);
-    template(new, &["spec", "jobTemplate", "spec", "template"], &["OnFailure", "Never"], causes);
+    lasting(new, causes);
 }
 
 #[cfg(test)]
