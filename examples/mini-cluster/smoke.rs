@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
@@ -118,6 +119,31 @@ async fn fetch(address: SocketAddr, path: &str) -> std::io::Result<String> {
     }
 }
 
+/// What stands behind the Service, and what the pods say of themselves: a line each.
+async fn endpoints(pods: &Api<Pod>, slices: &Api<EndpointSlice>) -> String {
+    let listed = ListParams::default();
+    let (pods, slices) = tokio::join!(pods.list(&listed), slices.list(&listed));
+    let mut text = String::new();
+    for endpoint in slices.into_iter().flatten().flat_map(|s| s.endpoints.unwrap_or_default()) {
+        let conditions = endpoint.conditions.unwrap_or_default();
+        let holds = [("ready", conditions.ready), ("serving", conditions.serving), ("terminating", conditions.terminating)];
+        let holds: Vec<&str> = holds.iter().filter(|(_, holds)| *holds == Some(true)).map(|(name, _)| *name).collect();
+        text += &format!("\n  endpoint {} {}", endpoint.addresses.join(" "), holds.join(" "));
+    }
+    for pod in pods.into_iter().flatten() {
+        let (status, spec) = (pod.status.unwrap_or_default(), pod.spec.unwrap_or_default());
+        let container = status.container_statuses.iter().flatten().next();
+        let (ready, restarts) = container.map_or((false, 0), |c| (c.ready, c.restart_count));
+        let state = container.and_then(|c| c.state.as_ref()).map(|s| json!(s).to_string()).unwrap_or_default();
+        let deleted = pod.metadata.deletion_timestamp.map_or(String::new(), |t| format!(" deleted until {}", t.0));
+        let image = spec.containers.first().and_then(|c| c.image.clone()).unwrap_or_default();
+        let ip = status.pod_ip.unwrap_or_default();
+        text +=
+            &format!("\n  pod {} {ip} {image} ready {ready} restarts {restarts}{deleted} {state}", pod.metadata.name.unwrap_or_default());
+    }
+    text
+}
+
 impl Story<'_> {
     async fn apply(&self) -> Outcome {
         for text in YAML.split("\n---\n") {
@@ -202,13 +228,15 @@ impl Story<'_> {
         let fetched = Arc::new(AtomicUsize::new(0));
         let load = if self.stage.real.is_some() {
             let (address, stop, fetched) = (self.address().await?, stop.clone(), fetched.clone());
+            let (pods, slices) = (self.pods.clone(), Api::namespaced(self.client.clone(), "default"));
             tokio::spawn(async move {
                 let begin = Instant::now();
                 while !stop.load(Ordering::Relaxed) {
                     let asked = begin.elapsed();
                     if let Err(error) = fetch(address, "/version").await {
                         let (asked, failed) = (asked.as_millis(), begin.elapsed().as_millis());
-                        return Err(format!("{error} (asked {asked} ms after the roll began, failed at {failed} ms)"));
+                        let then = endpoints(&pods, &slices).await;
+                        return Err(format!("{error}; asked {asked} ms after the roll began, failed at {failed} ms, with{then}"));
                     }
                     fetched.fetch_add(1, Ordering::Relaxed);
                     tokio::time::sleep(Duration::from_millis(2)).await;
