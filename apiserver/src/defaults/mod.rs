@@ -30,6 +30,25 @@ pub(crate) fn namespace(v: &mut Value) {
     }
 }
 
+/// Limit ranges: a container's default limit is the most that it may have; its default request that limit, or else the least.
+pub(crate) fn limit_range(v: &mut Value) {
+    each_in(object(v, &["spec"]), "limits", |limit| {
+        if limit.get("type").and_then(Value::as_str) != Some("Container") {
+            return;
+        }
+        for (to, from) in [("default", "max"), ("defaultRequest", "default"), ("defaultRequest", "min")] {
+            let known = limit.get(from).and_then(Value::as_object).cloned().unwrap_or_default();
+            if known.is_empty() {
+                continue;
+            }
+            let filled = as_map(limit.entry(to).or_insert_with(|| json!({})));
+            for (name, amount) in known {
+                filled.entry(name).or_insert(amount);
+            }
+        }
+    });
+}
+
 /// Secrets.
 pub(crate) fn secret(v: &mut Value) {
     let map = as_map(v);
@@ -124,6 +143,21 @@ mod tests {
         let mut without = json!({"spec":{"controller":"a.b/c"}});
         ingress_class(&mut without);
         assert_eq!(without, json!({"spec":{"controller":"a.b/c"}}));
+    }
+
+    #[test]
+    fn limits_of_containers_follow_from_each_other() {
+        let filled = |limit: Value| {
+            let mut v = json!({"spec":{"limits":[limit]}});
+            limit_range(&mut v);
+            v["spec"]["limits"][0].clone()
+        };
+        let full = filled(json!({"type":"Container","max":{"cpu":"2"},"min":{"cpu":"1","memory":"1Gi"},"default":{"memory":"4Gi"}}));
+        assert_eq!(full["default"], json!({"cpu":"2","memory":"4Gi"}));
+        assert_eq!(full["defaultRequest"], json!({"cpu":"2","memory":"4Gi"}));
+        assert_eq!(filled(json!({"type":"Container","min":{"cpu":"1"}}))["defaultRequest"], json!({"cpu":"1"}));
+        let pod = json!({"type":"Pod","max":{"cpu":"2"}});
+        assert_eq!(filled(pod.clone()), pod);
     }
 
     #[test]

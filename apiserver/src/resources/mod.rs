@@ -22,6 +22,7 @@ use wharf_core::store::ResourceId;
 use self::custom::CustomKind;
 use crate::discovery::Discovery;
 use crate::table::Columns;
+use crate::validation::PartRule;
 
 /// Reads a JSON object as its type and writes it back; `unknown` is told the paths of fields that the type lacks.
 pub type Normalize = fn(Value, &mut dyn FnMut(String)) -> Result<Value, String>;
@@ -89,6 +90,8 @@ pub struct Resource {
     pub defaults: Defaults,
     /// Validation beyond metadata.
     pub validate: Validate,
+    /// What a written status is held to: the rest is as it was stored, and was judged then.
+    pub(crate) validate_status: PartRule,
     /// Fields to select by beyond metadata.name and metadata.namespace.
     pub fields: Fields,
     /// Columns of the table.
@@ -125,6 +128,7 @@ impl fmt::Debug for Resource {
 
 fn no_defaults(_: &mut Value) {}
 fn no_validation(_: &Value, _: Option<&Value>, _: &mut Vec<StatusCause>) {}
+fn no_status_rule(_: &Value, _: &Value, _: &mut Vec<StatusCause>) {}
 fn no_fields<'a>(_: &'a Object, _: &str) -> Option<Cow<'a, str>> {
     None
 }
@@ -154,6 +158,7 @@ impl Resource {
             normalize: normalize::through::<K>,
             defaults: no_defaults,
             validate: no_validation,
+            validate_status: no_status_rule,
             fields: no_fields,
             columns: &crate::table::NAME_AND_AGE,
         }
@@ -189,6 +194,11 @@ impl Resource {
     /// With validation.
     pub fn validate(mut self, validate: Validate) -> Self {
         self.validate = validate;
+        self
+    }
+    /// With validation of the status.
+    pub(crate) fn validate_status(mut self, validate: PartRule) -> Self {
+        self.validate_status = validate;
         self
     }
     /// With fields to select by.

@@ -32,7 +32,9 @@ fn keeps_metadata(row: &Resource) -> bool {
 pub(super) fn rule(row: &Resource, sub: &str) -> Option<PartRule> {
     match sub {
         "ephemeralcontainers" => Some(validation::ephemeral_containers),
+        "finalize" if is(row, "", "namespaces") => Some(validation::namespace_finalizers),
         "resize" if is(row, "", "pods") => Some(validation::resize),
+        "status" if row.custom.is_none() => Some(row.validate_status),
         _ => None,
     }
 }

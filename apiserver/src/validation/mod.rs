@@ -4,15 +4,19 @@ mod addresses;
 mod api_service;
 mod coordination;
 mod cron_job;
+mod endpoints;
 mod ephemeral;
 mod job;
 mod metadata;
+mod namespace;
 mod networking;
 mod objects;
 mod pod;
 mod policy;
+mod quota;
 mod rbac;
 mod resize;
+mod revision;
 mod schedule;
 mod scheduling;
 mod selector;
@@ -28,19 +32,23 @@ pub(crate) use addresses::{ip_address, service_cidr};
 pub(crate) use api_service::api_service;
 pub(crate) use coordination::lease;
 pub(crate) use cron_job::cron_job;
+pub(crate) use endpoints::endpoints;
 pub(crate) use ephemeral::ephemeral_containers;
 pub(crate) use job::job;
 pub(crate) use metadata::{label_1035, metadata, subdomain};
-pub(crate) use networking::{ingress, ingress_class, network_policy};
+pub(crate) use namespace::{namespace, namespace_finalizers, namespace_status};
+pub(crate) use networking::{ingress, ingress_class, ingress_status, network_policy};
 pub(crate) use objects::{
     config_map, endpoint_slice, persistent_volume, persistent_volume_claim, runtime_class, secret, service, storage_class,
 };
 pub(crate) use pod::pod;
-pub(crate) use policy::disruption_budget;
+pub(crate) use policy::{disruption_budget, disruption_budget_status};
+pub(crate) use quota::{limit_range, resource_quota, resource_quota_status};
 pub(crate) use rbac::{cluster_role, cluster_role_binding, role, role_binding};
 pub(crate) use resize::resize;
+pub(crate) use revision::controller_revision;
 pub(crate) use scheduling::priority_class;
-pub(crate) use workload::{deployment, replication_controller, stateful_set, workload};
+pub(crate) use workload::{deployment, pod_template, replication_controller, stateful_set, workload};
 
 /// Collects what is wrong.
 type Causes = Vec<StatusCause>;

@@ -162,6 +162,10 @@ pub(crate) fn ingress(new: &Value, old: Option<&Value>, causes: &mut Causes) {
         let why = "must match `ingressClassName` when both are specified";
         invalid(causes, &format!("annotations.{CLASS_ANNOTATION}"), annotation, why);
     }
+}
+
+/// Where an ingress is reached.
+pub(crate) fn ingress_status(new: &Value, _old: &Value, causes: &mut Causes) {
     for (i, address) in items(new, &["status", "loadBalancer", "ingress"]).iter().enumerate() {
         let here = format!("status.loadBalancer.ingress[{i}]");
         let (ip, name) = (text(address, &["ip"]), text(address, &["hostname"]));

@@ -23,6 +23,10 @@ pub(crate) fn disruption_budget(new: &Value, _old: Option<&Value>, causes: &mut 
     label_selector(part("selector"), "spec.selector", causes);
     let policies = &["AlwaysAllow", "IfHealthyBudget"];
     one_of(causes, "spec.unhealthyPodEvictionPolicy", part("unhealthyPodEvictionPolicy"), policies);
+}
+
+/// What the disruption controller counts.
+pub(crate) fn disruption_budget_status(new: &Value, _old: &Value, causes: &mut Causes) {
     for name in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
         if let Some(count) = number(new, &["status", name]).filter(|n| *n < 0) {
             invalid(causes, &format!("status.{name}"), &count.into(), NOT_NEGATIVE);
@@ -76,7 +80,8 @@ mod tests {
             ["spec.unhealthyPodEvictionPolicy: Unsupported value: \"x\": supported values: \"AlwaysAllow\", \"IfHealthyBudget\""]
         );
         let mut causes = Vec::new();
-        disruption_budget(&json!({"status":{"expectedPods":-1}}), None, &mut causes);
+        let counted = json!({"status":{"expectedPods":-1}});
+        disruption_budget_status(&counted, &counted, &mut causes);
         assert_eq!(causes[0].field.as_deref(), Some("status.expectedPods"));
     }
 }

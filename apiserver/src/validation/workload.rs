@@ -25,6 +25,11 @@ pub(super) fn template(template: Option<&Value>, here: &str, causes: &mut Causes
     }
 }
 
+/// Templates that stand for themselves.
+pub(crate) fn pod_template(new: &Value, _old: Option<&Value>, causes: &mut Causes) {
+    template(new.get("template"), "template", causes);
+}
+
 /// The template of what keeps its pods running.
 fn lasting(new: &Value, causes: &mut Causes) {
     template(at(new, &["spec", "template"]), "spec.template", causes);

@@ -183,6 +183,8 @@ fn core_rows() -> Vec<Resource> {
         .short(&["ns"])
         .with_subresources(&["finalize", "status"])
         .defaults(defaults::namespace)
+        .validate(validation::namespace)
+        .validate_status(validation::namespace_status)
         .fields(namespace_fields)
         .columns(&table::NAMESPACES);
     namespaces.status = StatusRule::Split;
@@ -227,7 +229,13 @@ fn core_rows() -> Vec<Resource> {
                 .validate(validation::persistent_volume_claim)
                 .columns(&table::PERSISTENT_VOLUME_CLAIMS),
         ),
-        split(Resource::of::<core::ResourceQuota>(true).short(&["quota"]).columns(&table::RESOURCE_QUOTAS)),
+        split(
+            Resource::of::<core::ResourceQuota>(true)
+                .short(&["quota"])
+                .validate(validation::resource_quota)
+                .validate_status(validation::resource_quota_status)
+                .columns(&table::RESOURCE_QUOTAS),
+        ),
         Resource::of::<core::ConfigMap>(true).short(&["cm"]).validate(validation::config_map).columns(&table::CONFIG_MAPS),
         Resource::of::<core::Secret>(true)
             .defaults(defaults::secret)
@@ -235,10 +243,21 @@ fn core_rows() -> Vec<Resource> {
             .fields(secret_fields)
             .columns(&table::SECRETS),
         Resource::of::<core::ServiceAccount>(true).short(&["sa"]).with_subresources(&["token"]).columns(&table::SERVICE_ACCOUNTS),
-        Resource::of::<core::Endpoints>(true).short(&["ep"]).defaults(defaults::endpoints).columns(&table::ENDPOINTS),
+        Resource::of::<core::Endpoints>(true)
+            .short(&["ep"])
+            .defaults(defaults::endpoints)
+            .validate(validation::endpoints)
+            .columns(&table::ENDPOINTS),
         Resource::of::<core::Event>(true).short(&["ev"]).fields(event_fields).columns(&table::EVENTS),
-        Resource::of::<core::LimitRange>(true).short(&["limits"]).columns(&table::LIMIT_RANGES),
-        Resource::of::<core::PodTemplate>(true).defaults(defaults::pod_template_kind).columns(&table::POD_TEMPLATES),
+        Resource::of::<core::LimitRange>(true)
+            .short(&["limits"])
+            .defaults(defaults::limit_range)
+            .validate(validation::limit_range)
+            .columns(&table::LIMIT_RANGES),
+        Resource::of::<core::PodTemplate>(true)
+            .defaults(defaults::pod_template_kind)
+            .validate(validation::pod_template)
+            .columns(&table::POD_TEMPLATES),
         Resource::of::<core::ReplicationController>(true)
             .with_status()
             .short(&["rc"])
@@ -284,7 +303,7 @@ fn workload_rows() -> Vec<Resource> {
             .defaults(defaults::daemon_set)
             .validate(validation::workload)
             .columns(&table::DAEMON_SETS),
-        Resource::of::<apps::ControllerRevision>(true).columns(&table::CONTROLLER_REVISIONS),
+        Resource::of::<apps::ControllerRevision>(true).validate(validation::controller_revision).columns(&table::CONTROLLER_REVISIONS),
         Resource::of::<batch::Job>(true)
             .with_status()
             .category(ALL)
@@ -315,6 +334,7 @@ fn other_rows() -> Vec<Resource> {
             .short(&["ing"])
             .defaults(defaults::ingress)
             .validate(validation::ingress)
+            .validate_status(validation::ingress_status)
             .columns(&table::INGRESSES),
         Resource::of::<networking::IngressClass>(false)
             .with_generation()
@@ -337,6 +357,7 @@ fn other_rows() -> Vec<Resource> {
             .short(&["pdb"])
             .defaults(defaults::disruption_budget)
             .validate(validation::disruption_budget)
+            .validate_status(validation::disruption_budget_status)
             .columns(&table::POD_DISRUPTION_BUDGETS),
         Resource::of::<rbac::Role>(true).validate(validation::role).columns(&table::NAME_AND_CREATED),
         Resource::of::<rbac::ClusterRole>(false).validate(validation::cluster_role).columns(&table::NAME_AND_CREATED),
