@@ -20,6 +20,7 @@ mod revision;
 mod schedule;
 mod scheduling;
 mod selector;
+mod share;
 mod workload;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause;
@@ -48,7 +49,10 @@ pub(crate) use rbac::{cluster_role, cluster_role_binding, role, role_binding};
 pub(crate) use resize::resize;
 pub(crate) use revision::controller_revision;
 pub(crate) use scheduling::priority_class;
-pub(crate) use workload::{deployment, pod_template, replication_controller, stateful_set, workload};
+pub(crate) use workload::{
+    daemon_set, daemon_set_status, deployment, deployment_status, pod_template, replica_set, replicas_status, replication_controller,
+    stateful_set, stateful_set_status,
+};
 
 /// Collects what is wrong.
 type Causes = Vec<StatusCause>;

@@ -3,10 +3,10 @@
 use serde_json::Value;
 
 use super::selector::label_selector;
+use super::share::{not_more_than_all, share};
 use super::{Causes, invalid, one_of};
 use crate::resources::value::{at, number};
 
-const PERCENT: &str = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
 const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 
 /// Disruption budgets.
@@ -17,7 +17,9 @@ pub(crate) fn disruption_budget(new: &Value, _old: Option<&Value>, causes: &mut 
     }
     for name in ["minAvailable", "maxUnavailable"] {
         if let Some(amount) = part(name) {
-            share(amount, &format!("spec.{name}"), causes);
+            let field = format!("spec.{name}");
+            share(amount, &field, causes);
+            not_more_than_all(amount, &field, causes);
         }
     }
     label_selector(part("selector"), "spec.selector", causes);
@@ -31,23 +33,6 @@ pub(crate) fn disruption_budget_status(new: &Value, _old: &Value, causes: &mut C
         if let Some(count) = number(new, &["status", name]).filter(|n| *n < 0) {
             invalid(causes, &format!("status.{name}"), &count.into(), NOT_NEGATIVE);
         }
-    }
-}
-
-/// So many, or a percentage of all.
-fn share(amount: &Value, field: &str, causes: &mut Causes) {
-    let Some(text) = amount.as_str() else {
-        if amount.as_i64().is_some_and(|n| n < 0) {
-            invalid(causes, field, amount, NOT_NEGATIVE);
-        }
-        return;
-    };
-    let digits = text.strip_suffix('%').filter(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()));
-    match digits.map(str::parse) {
-        None => invalid(causes, field, amount, PERCENT),
-        // What does not fit a number is more than 100 too.
-        Some(Ok(0..=100_u64)) => {}
-        Some(_) => invalid(causes, field, amount, "must not be greater than 100%"),
     }
 }
 

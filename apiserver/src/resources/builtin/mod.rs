@@ -265,6 +265,7 @@ fn core_rows() -> Vec<Resource> {
             .with_subresources(SCALED)
             .defaults(defaults::replication_controller)
             .validate(validation::replication_controller)
+            .validate_status(validation::replicas_status)
             .columns(&table::REPLICATION_CONTROLLERS),
     ]
 }
@@ -278,6 +279,7 @@ fn workload_rows() -> Vec<Resource> {
             .with_subresources(SCALED)
             .defaults(defaults::deployment)
             .validate(validation::deployment)
+            .validate_status(validation::deployment_status)
             .columns(&table::DEPLOYMENTS),
         Resource::of::<apps::ReplicaSet>(true)
             .with_status()
@@ -285,7 +287,8 @@ fn workload_rows() -> Vec<Resource> {
             .category(ALL)
             .with_subresources(SCALED)
             .defaults(defaults::replica_set)
-            .validate(validation::workload)
+            .validate(validation::replica_set)
+            .validate_status(validation::replicas_status)
             .fields(replica_set_fields)
             .columns(&table::REPLICA_SETS),
         Resource::of::<apps::StatefulSet>(true)
@@ -295,13 +298,15 @@ fn workload_rows() -> Vec<Resource> {
             .with_subresources(SCALED)
             .defaults(defaults::stateful_set)
             .validate(validation::stateful_set)
+            .validate_status(validation::stateful_set_status)
             .columns(&table::STATEFUL_SETS),
         Resource::of::<apps::DaemonSet>(true)
             .with_status()
             .short(&["ds"])
             .category(ALL)
             .defaults(defaults::daemon_set)
-            .validate(validation::workload)
+            .validate(validation::daemon_set)
+            .validate_status(validation::daemon_set_status)
             .columns(&table::DAEMON_SETS),
         Resource::of::<apps::ControllerRevision>(true).validate(validation::controller_revision).columns(&table::CONTROLLER_REVISIONS),
         Resource::of::<batch::Job>(true)
