@@ -31,6 +31,6 @@ pub fn all() -> Vec<Arc<dyn Controller>> {
         Arc::new(serviceaccount::ServiceAccountController::new()),
         Arc::new(node::NodeLifecycleController::new()),
         Arc::new(podgc::PodGarbageCollector::default()),
-        Arc::new(garbage::GarbageCollector::new(resources::collected())),
+        Arc::new(garbage::GarbageCollector::default()),
     ]
 }

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, NamespaceStatus}
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::ApiResource;
 use wharf_core::api::{ApiError, ApiExt, DeleteParams, Propagation, Query, SharedApi, Target, Verb, Write};
+use wharf_core::controller::custom::custom_resources;
 use wharf_core::controller::{Action, Context, Controller, ReconcileError, Watch};
 use wharf_core::object::{Object, ObjectRef};
 
@@ -26,7 +27,7 @@ pub struct NamespaceController {
 }
 
 impl NamespaceController {
-    /// Empties namespaces of the objects of these resources, in this order.
+    /// Empties namespaces of the objects of custom resources, and then of these, in this order.
     pub fn new(resources: Vec<ApiResource>) -> Self {
         Self { resources }
     }
@@ -132,7 +133,7 @@ impl Controller for NamespaceController {
     }
 
     fn watches(&self) -> Vec<Watch> {
-        vec![Watch::primary::<Namespace>()]
+        vec![Watch::primary::<Namespace>(), Watch::definitions()]
     }
 
     async fn reconcile(&self, ctx: &Context, key: &ObjectRef) -> Result<Action, ReconcileError> {
@@ -155,7 +156,8 @@ impl Controller for NamespaceController {
             namespace = ctx.api.update_status(&changed).await?;
         }
         let mut content = Content::default();
-        for resource in &self.resources {
+        let custom = custom_resources(&ctx.informers).into_iter().filter(|custom| custom.namespaced).map(|custom| custom.resource);
+        for resource in custom.collect::<Vec<_>>().iter().chain(&self.resources) {
             match empty(&ctx.api, resource, &key.name).await {
                 Ok(left) => content.note(resource, &left),
                 // The API server does not serve it, so that there is none.

@@ -1,9 +1,13 @@
 //! The built-in resources whose objects controllers delete, whatever they are. The API server serves them all.
 
 use k8s_openapi::api::{
-    apps::v1 as apps, autoscaling::v2 as autoscaling, batch::v1 as batch, core::v1 as core, discovery::v1 as discovery,
-    networking::v1 as networking, policy::v1 as policy, rbac::v1 as rbac, resource::v1 as resource, storage::v1 as storage,
+    admissionregistration::v1 as admission, apps::v1 as apps, autoscaling::v2 as autoscaling, batch::v1 as batch,
+    certificates::v1 as certificates, core::v1 as core, discovery::v1 as discovery, flowcontrol::v1 as flowcontrol,
+    networking::v1 as networking, node::v1 as node, policy::v1 as policy, rbac::v1 as rbac, resource::v1 as resource,
+    scheduling::v1 as scheduling, storage::v1 as storage,
 };
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::core::ApiResource;
 use wharf_core::object::resource_of;
 
@@ -43,15 +47,36 @@ pub fn namespaced() -> Vec<ApiResource> {
     ]
 }
 
-/// Resources whose objects may depend on others or be depended on: all but events, which are many and own nothing.
-pub fn collected() -> Vec<ApiResource> {
-    let mut resources = namespaced();
-    resources.retain(|r| r.kind != "Event");
-    resources.extend([
+/// Resources without a namespace.
+pub fn cluster_scoped() -> Vec<ApiResource> {
+    vec![
+        resource_of::<admission::MutatingAdmissionPolicy>(),
+        resource_of::<admission::MutatingAdmissionPolicyBinding>(),
+        resource_of::<admission::MutatingWebhookConfiguration>(),
+        resource_of::<admission::ValidatingAdmissionPolicy>(),
+        resource_of::<admission::ValidatingAdmissionPolicyBinding>(),
+        resource_of::<admission::ValidatingWebhookConfiguration>(),
+        resource_of::<CustomResourceDefinition>(),
+        resource_of::<APIService>(),
+        resource_of::<certificates::CertificateSigningRequest>(),
+        resource_of::<core::Namespace>(),
         resource_of::<core::Node>(),
         resource_of::<core::PersistentVolume>(),
+        resource_of::<flowcontrol::FlowSchema>(),
+        resource_of::<flowcontrol::PriorityLevelConfiguration>(),
+        resource_of::<networking::IPAddress>(),
+        resource_of::<networking::IngressClass>(),
+        resource_of::<networking::ServiceCIDR>(),
+        resource_of::<node::RuntimeClass>(),
         resource_of::<rbac::ClusterRole>(),
         resource_of::<rbac::ClusterRoleBinding>(),
-    ]);
-    resources
+        resource_of::<resource::DeviceClass>(),
+        resource_of::<resource::ResourceSlice>(),
+        resource_of::<scheduling::PriorityClass>(),
+        resource_of::<storage::CSIDriver>(),
+        resource_of::<storage::CSINode>(),
+        resource_of::<storage::StorageClass>(),
+        resource_of::<storage::VolumeAttachment>(),
+        resource_of::<storage::VolumeAttributesClass>(),
+    ]
 }

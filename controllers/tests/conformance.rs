@@ -275,7 +275,7 @@ mod namespaces {
 mod garbage {
     use super::*;
     fn controller() -> Arc<dyn Controller> {
-        Arc::new(GarbageCollector::new(vec![resource_of::<ConfigMap>(), resource_of::<Secret>()]))
+        Arc::new(GarbageCollector::new(vec![resource_of::<ConfigMap>(), resource_of::<Secret>()], Vec::new()))
     }
     controller_suite!(built_in(controller, collected_garbage));
 }

@@ -237,7 +237,17 @@ struct Shared {
     api: SharedApi,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
-    informers: Mutex<HashMap<String, Arc<Informer>>>,
+    informers: Mutex<HashMap<String, Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    informer: Arc<Informer>,
+    stop: CancellationToken,
+}
+
+fn name_of(resource: &ApiResource, query: &Query) -> String {
+    format!("{}/{}/{query:?}", resource.api_version, resource.plural)
 }
 
 /// The informers of a process. Cheap to clone.
@@ -266,17 +276,35 @@ impl Informers {
 
     /// The informer of a resource and query.
     pub fn informer(&self, resource: ApiResource, query: Query) -> Arc<Informer> {
-        let name = format!("{}/{}/{query:?}", resource.api_version, resource.plural);
+        let name = name_of(&resource, &query);
         let mut informers = self.shared.informers.lock();
         if let Some(known) = informers.get(&name) {
-            return known.clone();
+            return known.informer.clone();
         }
-        let informer = Arc::new(Informer::new(resource, query));
-        informers.insert(name, informer.clone());
+        let (informer, stop) = (Arc::new(Informer::new(resource, query)), self.shared.stop.child_token());
+        informers.insert(name, Running { informer: informer.clone(), stop: stop.clone() });
         drop(informers);
-        let (task, api, clock, stop) = (informer.clone(), self.shared.api.clone(), self.shared.clock.clone(), self.shared.stop.clone());
+        let (task, api, clock) = (informer.clone(), self.shared.api.clone(), self.shared.clock.clone());
         tokio::spawn(async move { stop.run_until_cancelled(task.run(&api, &clock)).await });
         informer
+    }
+
+    /// The informer of all objects of a resource, if there is one.
+    pub fn known(&self, resource: &ApiResource) -> Option<Arc<Informer>> {
+        self.shared.informers.lock().get(&name_of(resource, &Query::default())).map(|running| running.informer.clone())
+    }
+
+    /// Ends an informer, whose resource is no longer served. What it has read stays in it; whoever asks for the resource again gets
+    /// another.
+    pub fn release(&self, informer: &Arc<Informer>) {
+        let name = name_of(&informer.resource, &informer.query);
+        let mut informers = self.shared.informers.lock();
+        // Another user may have released it before, and a third have asked anew.
+        if informers.get(&name).is_some_and(|running| Arc::ptr_eq(&running.informer, informer))
+            && let Some(ended) = informers.remove(&name)
+        {
+            ended.stop.cancel();
+        }
     }
 }
 

@@ -113,6 +113,8 @@ pub enum OwnerState {
     Dangling,
     /// It is being deleted and waits for its dependents.
     Waiting,
+    /// It is of a kind that is not served, so that nothing can be said of it.
+    Unknown,
 }
 
 /// What to do about a dependent.
@@ -132,7 +134,7 @@ pub enum Verdict {
 /// Decides about an object by its owners.
 pub fn verdict(owners: &[OwnerState], has_dependents: bool) -> Verdict {
     let any = |state| owners.contains(&state);
-    match (any(OwnerState::Solid), any(OwnerState::Dangling) || any(OwnerState::Waiting)) {
+    match (any(OwnerState::Solid) || any(OwnerState::Unknown), any(OwnerState::Dangling) || any(OwnerState::Waiting)) {
         (_, false) => Verdict::Keep,
         (true, true) => Verdict::Release,
         (false, true) => Verdict::Delete { foreground: any(OwnerState::Waiting) && has_dependents },
@@ -142,7 +144,7 @@ pub fn verdict(owners: &[OwnerState], has_dependents: bool) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use OwnerState::{Dangling, Solid, Waiting};
+    use OwnerState::{Dangling, Solid, Unknown, Waiting};
     use serde_json::{Value, json};
     use wharf_core::store::{Key, ResourceId, Revision};
 
@@ -167,6 +169,8 @@ mod tests {
         for (owners, dependents, want) in [
             (&[][..], false, Verdict::Keep),
             (&[Solid], false, Verdict::Keep),
+            (&[Unknown], false, Verdict::Keep),
+            (&[Unknown, Dangling], false, Verdict::Release),
             (&[Solid, Dangling], false, Verdict::Release),
             (&[Solid, Waiting], true, Verdict::Release),
             (&[Dangling], true, Verdict::Delete { foreground: false }),

@@ -3,80 +3,101 @@
 mod graph;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::core::ApiResource;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use serde_json::json;
-use wharf_core::api::{ApiError, DeleteParams, PatchKind, Propagation, Query, Target, Verb, Write};
+use wharf_core::api::{ApiError, DeleteParams, PatchKind, Propagation, Target, Verb, Write};
+use wharf_core::controller::custom::custom_resources;
 use wharf_core::controller::{Action, Context, Controller, ReconcileError, Watch};
-use wharf_core::object::{Object, ObjectRef, resource_of};
+use wharf_core::informer::ObjectChange;
+use wharf_core::object::{Object, ObjectRef};
 
 use self::graph::has_finalizer;
 pub use self::graph::{FOREGROUND, Graph, Node, ORPHAN, OwnerState, Verdict, is_waiting, verdict};
 
-/// Kinds without a namespace, which objects in namespaces can depend on.
-const CLUSTER_SCOPED: &[(&str, &str)] = &[
-    ("", "Node"),
-    ("", "Namespace"),
-    ("", "PersistentVolume"),
-    ("rbac.authorization.k8s.io", "ClusterRole"),
-    ("rbac.authorization.k8s.io", "ClusterRoleBinding"),
-    ("apiextensions.k8s.io", "CustomResourceDefinition"),
-    ("apiregistration.k8s.io", "APIService"),
-    ("storage.k8s.io", "StorageClass"),
-    ("storage.k8s.io", "CSINode"),
-    ("node.k8s.io", "RuntimeClass"),
-    ("scheduling.k8s.io", "PriorityClass"),
-];
+/// How soon to look again where an owner is of a kind that nobody serves: its definition may yet come.
+pub const UNKNOWN_RECHECK: Duration = Duration::from_secs(30);
+/// How soon to look again while custom resources are being read.
+const SYNC_RECHECK: Duration = Duration::from_secs(1);
 
-/// The garbage collector.
+/// A kind, and whether its objects are in namespaces.
+#[derive(Debug, Clone)]
+struct Known {
+    resource: ApiResource,
+    namespaced: bool,
+}
+
+/// The garbage collector, of built-in and of custom resources.
 #[derive(Debug)]
 pub struct GarbageCollector {
-    /// What is watched: kinds that depend, and kinds whose going is noticed at once.
-    resources: Arc<Vec<ApiResource>>,
-    /// Owners that are only asked for by name.
-    owners: Vec<ApiResource>,
+    /// How many of `kinds` are built in; the others are custom resources.
+    builtin: usize,
+    /// By the index that nodes of the graph have. A custom resource keeps its place when it is gone: it may come back.
+    kinds: Arc<RwLock<Vec<Known>>>,
     graph: Arc<Mutex<Graph>>,
 }
 
+impl Default for GarbageCollector {
+    /// Of everything that is built in, but for events, which are many and own nothing.
+    fn default() -> Self {
+        let mut namespaced = crate::resources::namespaced();
+        namespaced.retain(|r| r.kind != "Event");
+        Self::new(namespaced, crate::resources::cluster_scoped())
+    }
+}
+
 impl GarbageCollector {
-    /// Collects objects of these resources, all of which the API server must serve.
-    pub fn new(resources: Vec<ApiResource>) -> Self {
-        use k8s_openapi::api::core::v1::{Namespace, Node as ClusterNode};
-        Self {
-            resources: Arc::new(resources),
-            owners: vec![resource_of::<ClusterNode>(), resource_of::<Namespace>()],
-            graph: Arc::default(),
-        }
+    /// Collects objects of these resources, all of which the API server must serve, and of custom resources.
+    pub fn new(namespaced: Vec<ApiResource>, cluster_scoped: Vec<ApiResource>) -> Self {
+        let known = |namespaced| move |resource| Known { resource, namespaced };
+        let kinds: Vec<Known> = namespaced.into_iter().map(known(true)).chain(cluster_scoped.into_iter().map(known(false))).collect();
+        Self { builtin: kinds.len(), kinds: Arc::new(RwLock::new(kinds)), graph: Arc::default() }
     }
 
-    fn resource_of(&self, owner: &OwnerReference) -> Option<&ApiResource> {
+    fn kind(&self, index: usize) -> Option<ApiResource> {
+        self.kinds.read().get(index).map(|known| known.resource.clone())
+    }
+
+    /// An owner's kind: a built-in one, or what a definition tells of it now. `None` where nobody serves it.
+    fn kind_of(&self, ctx: &Context, owner: &OwnerReference) -> Option<Known> {
         let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
-        self.resources.iter().chain(&self.owners).find(|r| r.kind == owner.kind && r.group == group)
+        let is_it = |resource: &ApiResource| resource.kind == owner.kind && resource.group == group;
+        if let Some(known) = self.kinds.read().iter().find(|known| is_it(&known.resource)) {
+            return Some(known.clone());
+        }
+        let custom = custom_resources(&ctx.informers).into_iter().find(|custom| is_it(&custom.resource))?;
+        Some(Known { resource: custom.resource, namespaced: custom.namespaced })
     }
 
     /// What has become of an owner. The cache can only tell that it exists; that it does not, the API has to say.
     async fn owner_state(&self, ctx: &Context, namespace: &str, owner: &OwnerReference, live: bool) -> Result<OwnerState, ApiError> {
-        // Of a kind that is not known here nothing can be said.
-        let Some(resource) = self.resource_of(owner) else { return Ok(OwnerState::Solid) };
-        let cluster = CLUSTER_SCOPED.contains(&(resource.group.as_str(), resource.kind.as_str()));
-        let object = ObjectRef::new(if cluster { "" } else { namespace }, owner.name.as_str());
+        let Some(Known { resource, namespaced }) = self.kind_of(ctx, owner) else { return Ok(OwnerState::Unknown) };
+        if namespaced && namespace.is_empty() {
+            // What is in no namespace cannot name one that is.
+            return Ok(OwnerState::Solid);
+        }
+        let object = ObjectRef::new(if namespaced { namespace } else { "" }, owner.name.as_str());
         let state = |meta: &ObjectMeta| if is_waiting(meta) { OwnerState::Waiting } else { OwnerState::Solid };
         let is_it = |found: &Arc<Object>| found.meta().uid.as_deref() == Some(&owner.uid);
-        if !live && self.resources.contains(resource) {
-            let known = ctx.informers.informer(resource.clone(), Query::default()).get(&object).filter(is_it);
-            if let Some(known) = known {
-                return Ok(state(known.meta()));
-            }
+        if !live && let Some(known) = ctx.informers.known(&resource).and_then(|informer| informer.get(&object)).filter(is_it) {
+            return Ok(state(known.meta()));
         }
-        match ctx.api.get(&Target { resource: resource.clone(), object, subresource: "" }).await {
+        match ctx.api.get(&Target { resource, object, subresource: "" }).await {
             Ok(found) if is_it(&found) => Ok(state(found.meta())),
             Ok(_) => Ok(OwnerState::Dangling),
             Err(error) if error.is_not_found() => Ok(OwnerState::Dangling),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether all that could depend on something has been read.
+    fn has_read_all(&self, ctx: &Context) -> bool {
+        let read = |resource| ctx.informers.known(&resource).is_some_and(|informer| informer.is_synced());
+        custom_resources(&ctx.informers).into_iter().all(|custom| read(custom.resource))
     }
 
     async fn states(&self, ctx: &Context, meta: &ObjectMeta, live: bool) -> Result<Vec<OwnerState>, ApiError> {
@@ -111,14 +132,13 @@ impl GarbageCollector {
     }
 
     fn target(&self, node: &Node) -> Option<Target> {
-        Some(Target { resource: self.resources.get(node.resource)?.clone(), object: node.object.clone(), subresource: "" })
+        Some(Target { resource: self.kind(node.resource)?, object: node.object.clone(), subresource: "" })
     }
 
     fn dependents(&self, ctx: &Context, uid: &str) -> Vec<(Node, Arc<Object>)> {
         let nodes = self.graph.lock().dependents(uid);
         let read = |node: Node| {
-            let resource = self.resources.get(node.resource)?.clone();
-            let object = ctx.informers.informer(resource, Query::default()).get(&node.object)?;
+            let object = ctx.informers.known(&self.kind(node.resource)?)?.get(&node.object)?;
             object.meta().owner_references.iter().flatten().any(|o| o.uid == uid).then_some((node, object))
         };
         nodes.into_iter().filter_map(read).collect()
@@ -157,6 +177,29 @@ impl GarbageCollector {
     }
 }
 
+/// When to look again at what has such owners.
+fn after(states: &[OwnerState]) -> Action {
+    if states.contains(&OwnerState::Unknown) { Action::RequeueAfter(UNKNOWN_RECHECK) } else { Action::Done }
+}
+
+fn observe(graph: &Mutex<Graph>, index: usize, change: &ObjectChange) -> Vec<ObjectRef> {
+    let concerned = graph.lock().observe(index, change.old.as_deref(), change.new.as_deref());
+    concerned.iter().map(Node::to_key).collect()
+}
+
+/// The place of a custom resource, in the version in which it is watched now.
+fn index_of(kinds: &RwLock<Vec<Known>>, builtin: usize, resource: &ApiResource, change: &ObjectChange) -> usize {
+    let mut kinds = kinds.write();
+    let same = |known: &Known| known.resource.group == resource.group && known.resource.plural == resource.plural;
+    let known = Known { resource: resource.clone(), namespaced: !change.latest().key().namespace.is_empty() };
+    if let Some(at) = (builtin..kinds.len()).find(|at| same(&kinds[*at])) {
+        kinds[at] = known;
+        return at;
+    }
+    kinds.push(known);
+    kinds.len() - 1
+}
+
 #[async_trait]
 impl Controller for GarbageCollector {
     fn name(&self) -> &'static str {
@@ -164,26 +207,27 @@ impl Controller for GarbageCollector {
     }
 
     fn watches(&self) -> Vec<Watch> {
-        let watch = |(index, resource): (usize, &ApiResource)| {
+        let watch = |(index, known): (usize, &Known)| {
             let graph = self.graph.clone();
-            let map = move |_: &Context, change: &wharf_core::informer::ObjectChange| {
-                let concerned = graph.lock().observe(index, change.old.as_deref(), change.new.as_deref());
-                concerned.iter().map(Node::to_key).collect()
-            };
-            Watch { resource: resource.clone(), map: Arc::new(map) }
+            Watch::resource(known.resource.clone(), move |_, change| observe(&graph, index, change))
         };
-        self.resources.iter().enumerate().map(watch).collect()
+        let (graph, kinds, builtin) = (self.graph.clone(), self.kinds.clone(), self.builtin);
+        let custom =
+            Watch::custom_resources(move |_, resource, change| observe(&graph, index_of(&kinds, builtin, resource, change), change));
+        self.kinds.read()[..self.builtin].iter().enumerate().map(watch).chain([custom]).collect()
     }
 
     async fn reconcile(&self, ctx: &Context, key: &ObjectRef) -> Result<Action, ReconcileError> {
         let Some(node) = Node::from_key(key) else { return Ok(Action::Done) };
         let Some(target) = self.target(&node) else { return Ok(Action::Done) };
-        let Some(cached) = ctx.informers.informer(target.resource.clone(), Query::default()).get(&node.object) else {
-            return Ok(Action::Done);
-        };
+        let informer = ctx.informers.known(&target.resource);
+        let Some(cached) = informer.and_then(|informer| informer.get(&node.object)) else { return Ok(Action::Done) };
         let going = |meta: &ObjectMeta| meta.deletion_timestamp.is_some();
-        if !going(cached.meta()) && self.states(ctx, cached.meta(), false).await?.iter().all(|s| *s == OwnerState::Solid) {
-            return Ok(Action::Done);
+        if !going(cached.meta()) {
+            let states = self.states(ctx, cached.meta(), false).await?;
+            if states.iter().all(|state| matches!(state, OwnerState::Solid | OwnerState::Unknown)) {
+                return Ok(after(&states));
+            }
         }
         // Only what the API itself says is acted on.
         let live = match ctx.api.get(&target).await {
@@ -194,6 +238,9 @@ impl Controller for GarbageCollector {
         };
         let meta = live.meta();
         if going(meta) {
+            if !self.has_read_all(ctx) {
+                return Ok(Action::RequeueAfter(SYNC_RECHECK));
+            }
             self.finalize(ctx, target, &live).await?;
             return Ok(Action::Done);
         }
@@ -207,7 +254,7 @@ impl Controller for GarbageCollector {
                     .iter()
                     .flatten()
                     .zip(&states)
-                    .filter(|(_, s)| **s == OwnerState::Solid)
+                    .filter(|(_, s)| matches!(s, OwnerState::Solid | OwnerState::Unknown))
                     .map(|(o, _)| &*o.uid)
                     .collect();
                 self.let_go(ctx, target, meta, |o| solid.contains(&o.uid.as_str())).await?;
@@ -230,6 +277,6 @@ impl Controller for GarbageCollector {
                 self.write(ctx, target, Verb::Delete(params)).await?;
             }
         }
-        Ok(Action::Done)
+        Ok(after(&states))
     }
 }

@@ -10,9 +10,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::{Action, Context, Controller, ReconcileError, Watch, WorkQueue};
+use super::custom::follow;
+use super::{Action, Context, Controller, Mapper, ReconcileError, WorkQueue};
 use crate::api::Query;
-use crate::informer::ObjectChange;
+use crate::informer::{Informer, ObjectChange};
 use crate::metrics::ControllerMetrics;
 use crate::object::ObjectRef;
 
@@ -54,7 +55,10 @@ impl Driver {
         for watch in controller.watches() {
             let informer = self.context.informers.informer(watch.resource.clone(), Query::default());
             informers.push(informer.clone());
-            feeders.spawn(feed(self.context.clone(), informer, watch, queue.clone()));
+            if let Some(map) = watch.custom {
+                feeders.spawn(follow(self.context.clone(), map, queue.clone()));
+            }
+            feeders.spawn(feed(self.context.clone(), informer, watch.map, queue.clone()));
         }
         for informer in &informers {
             if stop.run_until_cancelled(informer.synced()).await.is_none() {
@@ -118,8 +122,9 @@ impl Driver {
     }
 }
 
-async fn feed(context: Context, informer: Arc<crate::informer::Informer>, watch: Watch, queue: Arc<WorkQueue>) {
-    let add = |change: &ObjectChange| (watch.map)(&context, change).into_iter().for_each(|key| queue.add(key));
+/// Puts the keys that the changes of an informer concern into a queue.
+pub(super) async fn feed(context: Context, informer: Arc<Informer>, map: Mapper, queue: Arc<WorkQueue>) {
+    let add = |change: &ObjectChange| map(&context, change).into_iter().for_each(|key| queue.add(key));
     loop {
         let (now, mut changes) = informer.subscribe();
         for object in now {

@@ -1,5 +1,6 @@
 //! Controllers: what drives the cluster towards what was asked for.
 
+pub mod custom;
 mod driver;
 pub mod election;
 mod queue;
@@ -37,6 +38,9 @@ pub struct Context {
 /// Which keys of the controller a change concerns.
 pub type Mapper = Arc<dyn Fn(&Context, &ObjectChange) -> Vec<ObjectRef> + Send + Sync>;
 
+/// Which keys of the controller a change of a custom resource's object concerns.
+pub type CustomMapper = Arc<dyn Fn(&Context, &ApiResource, &ObjectChange) -> Vec<ObjectRef> + Send + Sync>;
+
 /// A resource that a controller watches.
 #[derive(Clone)]
 pub struct Watch {
@@ -44,6 +48,9 @@ pub struct Watch {
     pub resource: ApiResource,
     /// Which keys a change concerns.
     pub map: Mapper,
+    /// With it, the objects of every custom resource are watched too, each resource for as long as it is served. A deleted resource
+    /// takes its objects along: each is told of as gone.
+    pub custom: Option<CustomMapper>,
 }
 
 impl fmt::Debug for Watch {
@@ -76,7 +83,20 @@ impl Watch {
     }
     /// Objects that concern keys in another way.
     pub fn mapped<K: Kind>(map: impl Fn(&Context, &ObjectChange) -> Vec<ObjectRef> + Send + Sync + 'static) -> Self {
-        Self { resource: resource_of::<K>(), map: Arc::new(map) }
+        Self::resource(resource_of::<K>(), map)
+    }
+    /// Objects of a resource whose type is not known here.
+    pub fn resource(resource: ApiResource, map: impl Fn(&Context, &ObjectChange) -> Vec<ObjectRef> + Send + Sync + 'static) -> Self {
+        Self { resource, map: Arc::new(map), custom: None }
+    }
+    /// What is defined by CustomResourceDefinitions, for controllers that read [`custom::custom_resources`].
+    pub fn definitions() -> Self {
+        Self::resource(custom::definitions(), |_, _| Vec::new())
+    }
+    /// The objects of every custom resource. The first calls may come before all of them were read: a resource that cannot be listed
+    /// must not keep a controller from the others.
+    pub fn custom_resources(map: impl Fn(&Context, &ApiResource, &ObjectChange) -> Vec<ObjectRef> + Send + Sync + 'static) -> Self {
+        Self { custom: Some(Arc::new(map)), ..Self::definitions() }
     }
 }
 
