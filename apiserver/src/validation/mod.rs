@@ -1,10 +1,12 @@
 //! What may not be stored, in Kubernetes' words.
 
 mod addresses;
+mod affinity;
 mod api_service;
 mod coordination;
 mod cron_job;
 mod endpoints;
+mod env;
 mod ephemeral;
 mod job;
 mod metadata;
@@ -19,8 +21,10 @@ mod resize;
 mod revision;
 mod schedule;
 mod scheduling;
+mod security;
 mod selector;
 mod share;
+mod volume;
 mod workload;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause;

@@ -14,7 +14,7 @@ use crate::resources::value::{at, items, text};
 const MAX_DATA: usize = 1 << 20;
 const KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
 
-fn config_key(key: &str) -> bool {
+pub(super) fn config_key(key: &str) -> bool {
     let letters = !key.is_empty() && key.len() <= 253 && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
     letters && key != "." && !key.starts_with("..")
 }

@@ -11,6 +11,10 @@ use crate::resources::value::{as_map, at, items, number, object, text};
 
 const UPDATE: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
+const ADDRESS: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+const MAX_NAMESERVERS: usize = 3;
+const MAX_SEARCHES: usize = 32;
+
 /// Pods.
 pub(crate) fn pod(new: &Value, old: Option<&Value>, causes: &mut Causes) {
     spec(new.get("spec").unwrap_or(&Value::Null), "spec", causes);
@@ -72,23 +76,7 @@ fn may_become(new: &Value, old: &Value) -> bool {
 
 /// The spec of a pod at a field.
 pub(super) fn spec(spec: &Value, field: &str, causes: &mut Causes) {
-    let mut volumes = HashSet::new();
-    for (i, volume) in items(spec, &["volumes"]).iter().enumerate() {
-        let at_name = format!("{field}.volumes[{i}].name");
-        let name = text(volume, &["name"]);
-        if name.is_empty() {
-            required(causes, &at_name, "");
-        } else if let Some(why) = label_1123(name) {
-            invalid(causes, &at_name, &name.into(), why);
-        }
-        if !volumes.insert(name) && !name.is_empty() {
-            duplicate(causes, &at_name, &name.into());
-        }
-        let sources = volume.as_object().map_or(0, |m| m.keys().filter(|k| *k != "name").count());
-        if sources > 1 {
-            forbidden(causes, &format!("{field}.volumes[{i}]"), "may not specify more than 1 volume type");
-        }
-    }
+    let volumes = super::volume::volumes(spec, field, causes);
     let mut names = HashSet::new();
     let containers = items(spec, &["containers"]);
     if containers.is_empty() {
@@ -130,6 +118,83 @@ pub(super) fn spec(spec: &Value, field: &str, causes: &mut Causes) {
     super::metadata::labels(at(spec, &["nodeSelector"]), &format!("{field}.nodeSelector"), causes);
     tolerations(spec, &format!("{field}.tolerations"), causes);
     amounts(at(spec, &["overhead"]), &format!("{field}.overhead.limits"), causes);
+    super::affinity::affinity(spec, field, causes);
+    super::affinity::spread(spec, field, causes);
+    super::affinity::gates(spec, field, causes);
+    super::security::of_pod(spec, field, causes);
+    network(spec, field, causes);
+    sleeps(spec, field, causes);
+    one_of(causes, &format!("{field}.os.name"), at(spec, &["os", "name"]), &["linux", "windows"]);
+    one_of(causes, &format!("{field}.preemptionPolicy"), at(spec, &["preemptionPolicy"]), &["Never", "PreemptLowerPriority"]);
+}
+
+/// Hooks that sleep must be done within the pod's grace.
+fn sleeps(spec: &Value, field: &str, causes: &mut Causes) {
+    let grace = number(spec, &["terminationGracePeriodSeconds"]).unwrap_or(30);
+    for list in ["initContainers", "containers"] {
+        for (i, container) in items(spec, &[list]).iter().enumerate() {
+            for hook in ["postStart", "preStop"] {
+                let seconds = number(container, &["lifecycle", hook, "sleep", "seconds"]);
+                if let Some(seconds) = seconds.filter(|seconds| !(0..=grace).contains(seconds)) {
+                    let here = format!("{field}.{list}[{i}].lifecycle.{hook}.sleep");
+                    let why = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+                    invalid(causes, &here, &seconds.into(), &why);
+                }
+            }
+        }
+    }
+}
+
+/// Names and addresses of a pod's network.
+fn network(spec: &Value, field: &str, causes: &mut Causes) {
+    if at(spec, &["hostNetwork"]) == Some(&Value::Bool(true)) {
+        for list in ["initContainers", "containers"] {
+            for (i, container) in items(spec, &[list]).iter().enumerate() {
+                for (j, port) in items(container, &["ports"]).iter().enumerate() {
+                    if let Some(number) = port.get("containerPort").filter(|p| port.get("hostPort") != Some(p)) {
+                        let here = format!("{field}.{list}[{i}].ports[{j}].containerPort");
+                        invalid(causes, &here, number, "must match `hostPort` when `hostNetwork` is true");
+                    }
+                }
+            }
+        }
+    }
+    let is_address = |ip: &Value| ip.as_str().is_some_and(|ip| ip.parse::<std::net::IpAddr>().is_ok());
+    for (i, alias) in items(spec, &["hostAliases"]).iter().enumerate() {
+        let here = format!("{field}.hostAliases[{i}]");
+        if !alias.get("ip").is_some_and(is_address) {
+            invalid(causes, &format!("{here}.ip"), alias.get("ip").unwrap_or(&json!("")), ADDRESS);
+        }
+        for (j, name) in items(alias, &["hostnames"]).iter().enumerate() {
+            if let Some(why) = subdomain(name.as_str().unwrap_or_default()) {
+                invalid(causes, &format!("{here}.hostnames[{j}]"), name, why);
+            }
+        }
+    }
+    let config = at(spec, &["dnsConfig"]);
+    let here = format!("{field}.dnsConfig");
+    let (servers, searches) = (items(spec, &["dnsConfig", "nameservers"]), items(spec, &["dnsConfig", "searches"]));
+    if text(spec, &["dnsPolicy"]) == "None" {
+        if config.is_none() {
+            required(causes, &here, "must provide `dnsConfig` when `dnsPolicy` is None");
+        } else if servers.is_empty() {
+            required(causes, &format!("{here}.nameservers"), "must provide at least one DNS nameserver when `dnsPolicy` is None");
+        }
+    }
+    if servers.len() > MAX_NAMESERVERS {
+        invalid(causes, &format!("{here}.nameservers"), &servers.into(), "must not have more than 3 nameservers");
+    }
+    for (i, server) in servers.iter().enumerate().filter(|(_, server)| !is_address(server)) {
+        invalid(causes, &format!("{here}.nameservers[{i}]"), server, ADDRESS);
+    }
+    if searches.len() > MAX_SEARCHES {
+        invalid(causes, &format!("{here}.searches"), &searches.into(), "must not have more than 32 search paths");
+    }
+    for (i, option) in items(spec, &["dnsConfig", "options"]).iter().enumerate() {
+        if text(option, &["name"]).is_empty() {
+            required(causes, &format!("{here}.options[{i}]"), "must not be empty");
+        }
+    }
 }
 
 /// The tolerations of a pod or of what is merged into one.
@@ -191,22 +256,10 @@ pub(super) fn container(c: &Value, field: &str, volumes: &HashSet<&str>, init: b
             }
         }
     }
-    for (i, env) in items(c, &["env"]).iter().enumerate() {
-        let here = format!("{field}.env[{i}]");
-        if text(env, &["name"]).is_empty() {
-            required(causes, &format!("{here}.name"), "");
-        } else if text(env, &["name"]).contains('=') {
-            invalid(
-                causes,
-                &format!("{here}.name"),
-                &env["name"],
-                "a valid environment variable name must consist only of printable ASCII characters other than '='",
-            );
-        }
-        if !text(env, &["value"]).is_empty() && at(env, &["valueFrom"]).is_some() {
-            invalid(causes, &format!("{here}.valueFrom"), &json!(""), "may not be specified when `value` is not empty");
-        }
-    }
+    super::env::env(c, field, causes);
+    super::security::of_container(c, field, causes);
+    let policies = &["FallbackToLogsOnError", "File"];
+    one_of(causes, &format!("{field}.terminationMessagePolicy"), c.get("terminationMessagePolicy"), policies);
     let mut paths = HashSet::new();
     for (i, mount) in items(c, &["volumeMounts"]).iter().enumerate() {
         let here = format!("{field}.volumeMounts[{i}]");
@@ -232,6 +285,18 @@ pub(super) fn container(c: &Value, field: &str, volumes: &HashSet<&str>, init: b
     }
     resources(c, field, causes);
     let sidecar = text(c, &["restartPolicy"]) == "Always";
+    if let Some(lifecycle) = at(c, &["lifecycle"]) {
+        let here = format!("{field}.lifecycle");
+        if init && !sidecar {
+            forbidden(causes, &here, "may not be set for init containers without restartPolicy=Always");
+        } else {
+            for hook in ["postStart", "preStop"] {
+                if let Some(hooked) = at(lifecycle, &[hook]) {
+                    handler(hooked, &["exec", "httpGet", "tcpSocket", "sleep"], &format!("{here}.{hook}"), causes);
+                }
+            }
+        }
+    }
     for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
         let Some(probe) = at(c, &[name]) else { continue };
         let here = format!("{field}.{name}");
@@ -239,7 +304,7 @@ pub(super) fn container(c: &Value, field: &str, volumes: &HashSet<&str>, init: b
             forbidden(causes, &here, "may not be set for init containers without restartPolicy=Always");
             continue;
         }
-        handler(probe, &here, causes);
+        handler(probe, &["exec", "httpGet", "tcpSocket", "grpc"], &here, causes);
         for part in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
             if let Some(value) = number(probe, &[part]).filter(|v| *v < 0) {
                 invalid(causes, &format!("{here}.{part}"), &value.into(), "must be greater than or equal to 0");
@@ -251,12 +316,15 @@ pub(super) fn container(c: &Value, field: &str, volumes: &HashSet<&str>, init: b
     }
 }
 
-fn handler(probe: &Value, field: &str, causes: &mut Causes) {
-    let kinds: Vec<&str> = ["exec", "httpGet", "tcpSocket", "grpc"].into_iter().filter(|k| at(probe, &[k]).is_some()).collect();
+/// What is done to probe a container, or as a hook: one of a few.
+fn handler(probe: &Value, known: &[&'static str], field: &str, causes: &mut Causes) {
+    let kinds: Vec<&str> = known.iter().copied().filter(|k| at(probe, &[k]).is_some()).collect();
     match kinds.as_slice() {
         [] => required(causes, field, "must specify a handler type"),
         ["exec"] if items(probe, &["exec", "command"]).is_empty() => required(causes, &format!("{field}.exec.command"), ""),
         ["exec"] => {}
+        // How long is judged with the pod's grace.
+        ["sleep"] => {}
         ["grpc"] => port_number(at(probe, &["grpc", "port"]), &format!("{field}.grpc.port"), causes),
         [kind] => match at(probe, &[kind, "port"]) {
             Some(Value::String(name)) => {
@@ -356,6 +424,44 @@ mod tests {
         ] {
             assert!(found.contains(part), "{part}\n--\n{found}");
         }
+    }
+
+    #[test]
+    fn networks_and_hooks() {
+        let with = |more: Value| {
+            let mut spec = json!({"containers":[{"name":"a","image":"x"}],"restartPolicy":"Always"});
+            spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            found(json!({"spec":spec}))
+        };
+        let ports = |ports: Value| with(json!({"hostNetwork":true,"containers":[{"name":"a","image":"x","ports":ports}]}));
+        assert_eq!(ports(json!([{"containerPort":80,"hostPort":80}])), Vec::<String>::new());
+        let other = "spec.containers[0].ports[0].containerPort: Invalid value: 80: must match `hostPort` when `hostNetwork` is true";
+        assert_eq!(ports(json!([{"containerPort":80,"hostPort":81}])), [other]);
+        let hooked = |hook: Value| with(json!({"containers":[{"name":"a","image":"x","lifecycle":{"preStop":hook}}]}));
+        assert_eq!(hooked(json!({"sleep":{"seconds":30}})), Vec::<String>::new());
+        for (hook, wanted) in [
+            (json!({}), "preStop: Required value: must specify a handler type"),
+            (json!({"exec":{"command":["a"]},"sleep":{"seconds":1}}), "preStop.sleep: Forbidden: may not specify more than 1 handler type"),
+            (
+                json!({"sleep":{"seconds":31}}),
+                "preStop.sleep: Invalid value: 31: must be non-negative and less than terminationGracePeriodSeconds (30)",
+            ),
+        ] {
+            let all = hooked(hook);
+            assert!(all.contains(&format!("spec.containers[0].lifecycle.{wanted}")), "{all:?}");
+        }
+        assert_eq!(
+            with(json!({"dnsPolicy":"None"})),
+            ["spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None"]
+        );
+        assert_eq!(
+            with(json!({"dnsConfig":{"nameservers":["1.1.1.1","x"],"options":[{}]}})),
+            [
+                format!("spec.dnsConfig.nameservers[1]: Invalid value: \"x\": {ADDRESS}"),
+                "spec.dnsConfig.options[0]: Required value: must not be empty".into()
+            ]
+        );
+        assert_eq!(with(json!({"hostAliases":[{"ip":"a"}]})), [format!("spec.hostAliases[0].ip: Invalid value: \"a\": {ADDRESS}")]);
     }
 
     #[test]
