@@ -24,6 +24,7 @@ mod scheduling;
 mod security;
 mod selector;
 mod share;
+mod storage;
 mod volume;
 mod workload;
 
@@ -43,9 +44,7 @@ pub(crate) use job::job;
 pub(crate) use metadata::{label_1035, metadata, subdomain};
 pub(crate) use namespace::{namespace, namespace_finalizers, namespace_status};
 pub(crate) use networking::{ingress, ingress_class, ingress_status, network_policy};
-pub(crate) use objects::{
-    config_map, endpoint_slice, persistent_volume, persistent_volume_claim, runtime_class, secret, service, storage_class,
-};
+pub(crate) use objects::{config_map, endpoint_slice, runtime_class, secret, service};
 pub(crate) use pod::pod;
 pub(crate) use policy::{disruption_budget, disruption_budget_status};
 pub(crate) use quota::{limit_range, resource_quota, resource_quota_status};
@@ -53,6 +52,10 @@ pub(crate) use rbac::{cluster_role, cluster_role_binding, role, role_binding};
 pub(crate) use resize::resize;
 pub(crate) use revision::controller_revision;
 pub(crate) use scheduling::priority_class;
+pub(crate) use storage::{
+    csi_driver, csi_node, csi_storage_capacity, persistent_volume, persistent_volume_claim, storage_class, volume_attachment,
+    volume_attributes_class,
+};
 pub(crate) use workload::{
     daemon_set, daemon_set_status, deployment, deployment_status, pod_template, replica_set, replicas_status, replication_controller,
     stateful_set, stateful_set_status,

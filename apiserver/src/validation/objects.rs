@@ -211,37 +211,3 @@ pub(crate) fn runtime_class(new: &Value, old: Option<&Value>, causes: &mut Cause
         immutable(causes, "handler", at(new, &["handler"]), at(old, &["handler"]));
     }
 }
-
-/// Storage classes.
-pub(crate) fn storage_class(new: &Value, old: Option<&Value>, causes: &mut Causes) {
-    if text(new, &["provisioner"]).is_empty() {
-        required(causes, "provisioner", "");
-    }
-    if let Some(old) = old {
-        for field in ["provisioner", "parameters", "reclaimPolicy", "volumeBindingMode"] {
-            if at(new, &[field]) != at(old, &[field]) {
-                forbidden(causes, field, &format!("updates to {field} are forbidden."));
-            }
-        }
-    }
-}
-
-/// Persistent volumes.
-pub(crate) fn persistent_volume(new: &Value, _old: Option<&Value>, causes: &mut Causes) {
-    if items(new, &["spec", "accessModes"]).is_empty() {
-        required(causes, "spec.accessModes", "");
-    }
-    if text(new, &["spec", "capacity", "storage"]).is_empty() {
-        required(causes, "spec.capacity", "");
-    }
-}
-
-/// Claims.
-pub(crate) fn persistent_volume_claim(new: &Value, _old: Option<&Value>, causes: &mut Causes) {
-    if items(new, &["spec", "accessModes"]).is_empty() {
-        required(causes, "spec.accessModes", "at least 1 access mode is required");
-    }
-    if text(new, &["spec", "resources", "requests", "storage"]).is_empty() {
-        required(causes, "spec.resources[storage]", "");
-    }
-}
