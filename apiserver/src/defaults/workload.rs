@@ -137,6 +137,18 @@ pub(crate) fn autoscaler(v: &mut Value) {
         let target = json!({"type": "Utilization", "averageUtilization": CPU});
         spec.insert("metrics".into(), json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}]));
     }
+    // How to scale is filled in where anything is said of it.
+    if let Some(Value::Object(behavior)) = spec.get_mut("behavior") {
+        let all = json!({"type": "Percent", "value": 100, "periodSeconds": 15});
+        let four = json!({"type": "Pods", "value": 4, "periodSeconds": 15});
+        let up = member(behavior, "scaleUp");
+        default(up, "stabilizationWindowSeconds", 0);
+        default_text(up, "selectPolicy", "Max");
+        default(up, "policies", json!([four, all]));
+        let down = member(behavior, "scaleDown");
+        default_text(down, "selectPolicy", "Max");
+        default(down, "policies", json!([all]));
+    }
 }
 
 /// Disruption budgets.

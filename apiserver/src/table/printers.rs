@@ -489,11 +489,42 @@ printer!(
         )
     }
 );
-fn metric_target(target: &Value) -> String {
-    match text(target, &["type"]) {
-        "Utilization" => format!("{}%", number(target, &["averageUtilization"]).unwrap_or(0)),
-        "AverageValue" => text(target, &["averageValue"]).to_owned(),
-        _ => text(target, &["value"]).to_owned(),
+/// One metric of an autoscaler: what is, and what is wanted.
+fn metric(spec: &Value, status: Option<&Value>) -> String {
+    let source = match text(spec, &["type"]) {
+        "ContainerResource" => "containerResource",
+        "External" => "external",
+        "Object" => "object",
+        "Pods" => "pods",
+        "Resource" => "resource",
+        _ => return "<unknown type>".into(),
+    };
+    let wanted = |name: &str| at(spec, &[source, "target", name]);
+    let current = |name: &str| status.and_then(|s| at(s, &[source, "current", name]));
+    let quantity = |found: Option<&Value>| found.and_then(Value::as_str).unwrap_or("<unknown>").to_owned();
+    let share = |found: Option<&Value>, none: &str| found.map_or_else(|| none.to_owned(), |n| format!("{n}%"));
+    let average = wanted("averageValue").is_some();
+    let [is, target] = match (source, average) {
+        ("resource" | "containerResource", false) => {
+            [share(current("averageUtilization"), "<unknown>"), share(wanted("averageUtilization"), "<auto>")]
+        }
+        ("external" | "object", false) => [quantity(current("value")), quantity(wanted("value"))],
+        _ => [quantity(current("averageValue")), quantity(wanted("averageValue"))],
+    };
+    match source {
+        "resource" | "containerResource" => format!("{}: {is}/{target}", text(spec, &[source, "name"])),
+        "external" | "object" if average => format!("{is}/{target} (avg)"),
+        _ => format!("{is}/{target}"),
+    }
+}
+fn metrics(v: &Value) -> String {
+    const MOST: usize = 2;
+    let current = items(v, &["status", "currentMetrics"]);
+    let all: Vec<String> = items(v, &["spec", "metrics"]).iter().enumerate().map(|(i, spec)| metric(spec, current.get(i))).collect();
+    match all.len() {
+        0 => "<none>".into(),
+        n if n > MOST => format!("{} + {} more...", all[..MOST].join(", "), n - MOST),
+        _ => all.join(", "),
     }
 }
 printer!(
@@ -501,18 +532,11 @@ printer!(
     [NAME, col("Reference"), col("Targets"), int("MinPods"), int("MaxPods"), int("Replicas"), AGE],
     |v, now| {
         let reference = format!("{}/{}", text(v, &["spec", "scaleTargetRef", "kind"]), text(v, &["spec", "scaleTargetRef", "name"]));
-        let current = items(v, &["status", "currentMetrics"]);
-        let targets = items(v, &["spec", "metrics"]).iter().enumerate().map(|(i, metric)| {
-            let resource = text(metric, &["resource", "name"]);
-            let is = current.get(i).and_then(|c| number(c, &["resource", "current", "averageUtilization"]));
-            let is = is.map_or_else(|| "<unknown>".to_owned(), |n| format!("{n}%"));
-            format!("{resource}: {is}/{}", at(metric, &["resource", "target"]).map(metric_target).unwrap_or_default())
-        });
         vec![
             name(v),
             reference.into(),
-            few(targets.collect(), "<none>"),
-            count(v, &["spec", "minReplicas"]),
+            metrics(v).into(),
+            number(v, &["spec", "minReplicas"]).map_or_else(|| "<unset>".into(), Value::from),
             count(v, &["spec", "maxReplicas"]),
             count(v, &["status", "currentReplicas"]),
             age(v, now),
@@ -613,3 +637,21 @@ printer!(
         ]
     }
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_of_autoscalers() {
+        let cpu = json!({"type":"Resource","resource":{"name":"cpu","target":{"type":"Utilization","averageUtilization":80}}});
+        let pods = json!({"type":"Pods","pods":{"metric":{"name":"qps"},"target":{"averageValue":"1k"}}});
+        let queue = json!({"type":"External","external":{"target":{"averageValue":"30"}}});
+        let current = json!([{"resource":{"current":{"averageUtilization":12}}}]);
+        let shown = |specs: Value| metrics(&json!({"spec":{"metrics":specs},"status":{"currentMetrics":current}}));
+        assert_eq!(shown(json!([cpu])), "cpu: 12%/80%");
+        assert_eq!(shown(json!([cpu, queue])), "cpu: 12%/80%, <unknown>/30 (avg)");
+        assert_eq!(shown(json!([cpu, pods, queue])), "cpu: 12%/80%, <unknown>/1k + 1 more...");
+        assert_eq!(shown(json!([])), "<none>");
+    }
+}

@@ -3,6 +3,7 @@
 mod addresses;
 mod affinity;
 mod api_service;
+mod autoscaling;
 mod coordination;
 mod cron_job;
 mod endpoints;
@@ -36,6 +37,7 @@ use crate::rest::status::cause;
 
 pub(crate) use addresses::{ip_address, service_cidr};
 pub(crate) use api_service::api_service;
+pub(crate) use autoscaling::{horizontal_pod_autoscaler, horizontal_pod_autoscaler_status};
 pub(crate) use coordination::lease;
 pub(crate) use cron_job::cron_job;
 pub(crate) use endpoints::endpoints;

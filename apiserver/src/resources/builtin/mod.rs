@@ -328,6 +328,8 @@ fn workload_rows() -> Vec<Resource> {
             .short(&["hpa"])
             .category(ALL)
             .defaults(defaults::autoscaler)
+            .validate(validation::horizontal_pod_autoscaler)
+            .validate_status(validation::horizontal_pod_autoscaler_status)
             .columns(&table::HORIZONTAL_POD_AUTOSCALERS),
     ]
 }
