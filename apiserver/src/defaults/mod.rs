@@ -32,7 +32,9 @@ pub(crate) fn namespace(v: &mut Value) {
 
 /// Limit ranges: a container's default limit is the most that it may have; its default request that limit, or else the least.
 pub(crate) fn limit_range(v: &mut Value) {
-    each_in(object(v, &["spec"]), "limits", |limit| {
+    // Where nothing is said nothing is added, or it would be read as something else again.
+    let Some(Value::Object(spec)) = v.get_mut("spec") else { return };
+    each_in(spec, "limits", |limit| {
         if limit.get("type").and_then(Value::as_str) != Some("Container") {
             return;
         }

@@ -19,8 +19,9 @@ use wharf_store_memory::MemoryStore;
 
 use crate::seeds;
 
-/// What a client may be told. 500 is not among them: no input is the server's fault.
-const CODES: &[u16] = &[200, 201, 202, 400, 404, 405, 406, 409, 410, 413, 415, 422, 429, 504];
+/// What a client may be told. 500 is not among them: no input is the server's fault. 403 is what admission says of a pod whose service
+/// account is not there.
+const CODES: &[u16] = &[200, 201, 202, 400, 403, 404, 405, 406, 409, 410, 413, 415, 422, 429, 504];
 
 /// How often the server's clock goes on, and by how much: a wait for a revision that is yet to come is short.
 const TICK: Duration = Duration::from_millis(1);
