@@ -17,7 +17,8 @@ pub(crate) use extension::{
 pub(crate) use pod::{pod, pod_template_kind, qos_class};
 pub(crate) use service::{endpoint_slice, endpoints, service};
 pub(crate) use workload::{
-    autoscaler, cron_job, daemon_set, deployment, disruption_budget, job, replica_set, replication_controller, stateful_set,
+    autoscaler, autoscaler_v1, cron_job, daemon_set, deployment, disruption_budget, job, replica_set, replication_controller, stateful_set,
+    usual_metrics,
 };
 
 /// Namespaces: the finalizer and the phase come with the creation, which is when there is no status yet.

@@ -128,14 +128,24 @@ pub(crate) fn cron_job(v: &mut Value) {
     pod_template(object(v, &["spec", "jobTemplate", "spec", "template"]));
 }
 
+/// What is measured where nothing else is asked for.
+pub(crate) fn usual_metrics() -> Value {
+    const CPU: i64 = 80;
+    let target = json!({"type": "Utilization", "averageUtilization": CPU});
+    json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}])
+}
+
+/// Autoscalers of the older version.
+pub(crate) fn autoscaler_v1(v: &mut Value) {
+    default(object(v, &["spec"]), "minReplicas", 1);
+}
+
 /// Autoscalers.
 pub(crate) fn autoscaler(v: &mut Value) {
-    const CPU: i64 = 80;
     let spec = object(v, &["spec"]);
     default(spec, "minReplicas", 1);
     if spec.get("metrics").is_none_or(|m| m.as_array().is_none_or(Vec::is_empty)) {
-        let target = json!({"type": "Utilization", "averageUtilization": CPU});
-        spec.insert("metrics".into(), json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}]));
+        spec.insert("metrics".into(), usual_metrics());
     }
     // How to scale is filled in where anything is said of it.
     if let Some(Value::Object(behavior)) = spec.get_mut("behavior") {

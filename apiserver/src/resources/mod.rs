@@ -1,5 +1,6 @@
 //! The one table of resources: a row for each kind, nothing else knows kinds by name.
 
+pub(crate) mod autoscaling;
 mod builtin;
 pub mod custom;
 pub(crate) mod events;

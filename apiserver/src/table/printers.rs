@@ -527,21 +527,28 @@ fn metrics(v: &Value) -> String {
         _ => all.join(", "),
     }
 }
+fn autoscaler(v: &Value, now: Timestamp) -> Vec<Value> {
+    let reference = format!("{}/{}", text(v, &["spec", "scaleTargetRef", "kind"]), text(v, &["spec", "scaleTargetRef", "name"]));
+    vec![
+        name(v),
+        reference.into(),
+        metrics(v).into(),
+        number(v, &["spec", "minReplicas"]).map_or_else(|| "<unset>".into(), Value::from),
+        count(v, &["spec", "maxReplicas"]),
+        count(v, &["status", "currentReplicas"]),
+        age(v, now),
+    ]
+}
 printer!(
     HORIZONTAL_POD_AUTOSCALERS,
     [NAME, col("Reference"), col("Targets"), int("MinPods"), int("MaxPods"), int("Replicas"), AGE],
-    |v, now| {
-        let reference = format!("{}/{}", text(v, &["spec", "scaleTargetRef", "kind"]), text(v, &["spec", "scaleTargetRef", "name"]));
-        vec![
-            name(v),
-            reference.into(),
-            metrics(v).into(),
-            number(v, &["spec", "minReplicas"]).map_or_else(|| "<unset>".into(), Value::from),
-            count(v, &["spec", "maxReplicas"]),
-            count(v, &["status", "currentReplicas"]),
-            age(v, now),
-        ]
-    }
+    |v, now| autoscaler(v, now)
+);
+printer!(
+    /// Of the older version: the same columns.
+    HORIZONTAL_POD_AUTOSCALERS_V1,
+    [NAME, col("Reference"), col("Targets"), int("MinPods"), int("MaxPods"), int("Replicas"), AGE],
+    |v, now| autoscaler(&crate::resources::autoscaling::store(v.clone()), now)
 );
 printer!(INGRESSES, [NAME, col("Class"), col("Hosts"), col("Address"), col("Ports"), AGE], |v, now| {
     let hosts = items(v, &["spec", "rules"]).iter().map(|r| text(r, &["host"])).filter(|h| !h.is_empty()).map(str::to_owned).collect();

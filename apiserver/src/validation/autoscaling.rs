@@ -42,6 +42,11 @@ pub(crate) fn horizontal_pod_autoscaler(new: &Value, _old: Option<&Value>, cause
     }
 }
 
+/// Autoscalers of the older version, which are judged as they are stored.
+pub(crate) fn horizontal_pod_autoscaler_v1(new: &Value, _old: Option<&Value>, causes: &mut Causes) {
+    horizontal_pod_autoscaler(&crate::resources::autoscaling::store(new.clone()), None, causes);
+}
+
 /// What is scaled, or described by a metric.
 fn reference(object: &Value, here: &str, causes: &mut Causes) {
     for part in ["kind", "name"] {

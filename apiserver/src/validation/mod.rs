@@ -37,7 +37,7 @@ use crate::rest::status::cause;
 
 pub(crate) use addresses::{ip_address, service_cidr};
 pub(crate) use api_service::api_service;
-pub(crate) use autoscaling::{horizontal_pod_autoscaler, horizontal_pod_autoscaler_status};
+pub(crate) use autoscaling::{horizontal_pod_autoscaler, horizontal_pod_autoscaler_status, horizontal_pod_autoscaler_v1};
 pub(crate) use coordination::lease;
 pub(crate) use cron_job::cron_job;
 pub(crate) use endpoints::endpoints;

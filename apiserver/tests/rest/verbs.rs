@@ -398,3 +398,39 @@ async fn events_have_two_shapes_and_one_storage() {
     assert_eq!(w.server.registry().expire_events().await.unwrap(), 1);
     assert_eq!(w.get(&format!("{new}/e")).await.0, 404);
 }
+
+#[tokio::test]
+async fn autoscalers_are_served_in_two_versions() {
+    let w = world().await;
+    let [old, new] = ["v1", "v2"].map(|v| format!("/apis/autoscaling/{v}/namespaces/default/horizontalpodautoscalers"));
+    let target = json!({"kind": "Deployment", "name": "web"});
+    let body =
+        json!({"metadata": {"name": "a"}, "spec": {"maxReplicas": 3, "scaleTargetRef": target, "targetCPUUtilizationPercentage": 50}});
+    let (code, made) = w.post(&old, &body).await;
+    assert_eq!((code, &made["apiVersion"], &made["spec"]["minReplicas"]), (201, &json!("autoscaling/v1"), &json!(1)), "{made}");
+    let (_, stored) = w.get(&format!("{new}/a")).await;
+    assert_eq!(stored["spec"]["metrics"][0]["resource"]["target"], json!({"type": "Utilization", "averageUtilization": 50}));
+    assert_eq!(stored["metadata"]["uid"], made["metadata"]["uid"]);
+    // What the older version has no member for stays, in an annotation, through a change by it.
+    let memory = json!({"type": "Resource", "resource": {"name": "memory", "target": {"type": "AverageValue", "averageValue": "1Gi"}}});
+    let mut more = stored.clone();
+    more["spec"]["metrics"].as_array_mut().unwrap().push(memory.clone());
+    more["spec"]["behavior"] = json!({"scaleDown": {"stabilizationWindowSeconds": 10}});
+    let (code, more, _) = w.http(Method::PUT, &format!("{new}/a"), "application/json", more.to_string()).await;
+    assert_eq!((code, &more["spec"]["behavior"]["scaleDown"]["selectPolicy"]), (200, &json!("Max")), "{more}");
+    let change = json!({"spec": {"targetCPUUtilizationPercentage": 60}}).to_string();
+    let (code, changed, _) = w.http(Method::PATCH, &format!("{old}/a"), "application/merge-patch+json", change).await;
+    assert_eq!((code, &changed["spec"]["targetCPUUtilizationPercentage"]), (200, &json!(60)), "{changed}");
+    let (_, stored) = w.get(&format!("{new}/a")).await;
+    assert_eq!(stored["spec"]["behavior"], more["spec"]["behavior"]);
+    let metrics = stored["spec"]["metrics"].as_array().unwrap();
+    assert!(metrics.contains(&memory) && metrics.len() == 2, "{metrics:?}");
+    let annotations = |v: &Value| v["metadata"]["annotations"].as_object().map_or(0, serde_json::Map::len);
+    assert_eq!((annotations(&changed), annotations(&stored)), (2, 0), "{changed}");
+    // It is judged as it is stored, and is one object: a deletion by one version is one by the other.
+    let bad = json!({"metadata": {"name": "b"}, "spec": {"maxReplicas": 0, "scaleTargetRef": target}});
+    let (code, refused) = w.post(&old, &bad).await;
+    assert_eq!((code, &refused["details"]["causes"][0]["field"]), (422, &json!("spec.maxReplicas")), "{refused}");
+    assert_eq!(w.http(Method::DELETE, &format!("{old}/a"), "application/json", String::new()).await.0, 200);
+    assert_eq!(w.get(&format!("{new}/a")).await.0, 404);
+}

@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use k8s_openapi::api::apps::v1 as apps;
 use k8s_openapi::api::authentication::v1 as authentication;
 use k8s_openapi::api::authorization::v1 as authorization;
-use k8s_openapi::api::autoscaling::v2 as autoscaling;
+use k8s_openapi::api::autoscaling::{v1 as autoscaling_v1, v2 as autoscaling};
 use k8s_openapi::api::batch::v1 as batch;
 use k8s_openapi::api::certificates::v1 as certificates;
 use k8s_openapi::api::coordination::v1 as coordination;
@@ -331,6 +331,19 @@ fn workload_rows() -> Vec<Resource> {
             .validate(validation::horizontal_pod_autoscaler)
             .validate_status(validation::horizontal_pod_autoscaler_status)
             .columns(&table::HORIZONTAL_POD_AUTOSCALERS),
+        {
+            // The same autoscalers as older clients know them.
+            let mut row = Resource::of::<autoscaling_v1::HorizontalPodAutoscaler>(true)
+                .with_status()
+                .short(&["hpa"])
+                .category(ALL)
+                .defaults(defaults::autoscaler_v1)
+                .validate(validation::horizontal_pod_autoscaler_v1)
+                .validate_status(validation::horizontal_pod_autoscaler_status)
+                .columns(&table::HORIZONTAL_POD_AUTOSCALERS_V1);
+            row.stored_as = Some(StoredAs { serve: super::autoscaling::serve, store: super::autoscaling::store });
+            row
+        },
     ]
 }
 
@@ -458,6 +471,7 @@ mod tests {
         authorization.k8s.io/v1 selfsubjectaccessreviews - -
         authorization.k8s.io/v1 selfsubjectrulesreviews - -
         authorization.k8s.io/v1 subjectaccessreviews - -
+        autoscaling/v1 horizontalpodautoscalers hpa ns
         autoscaling/v2 horizontalpodautoscalers hpa ns
         batch/v1 cronjobs cj ns
         batch/v1 jobs - ns
