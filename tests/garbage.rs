@@ -159,6 +159,35 @@ async fn dependents_go_first_or_are_let_go_of() {
     world.cluster.shutdown().await;
 }
 
+/// A version that is stored no longer, nor served: what is known of an owner must not be asked of it.
+#[tokio::test]
+async fn dependents_outlive_a_version_of_their_owners_kind() {
+    let world = World::new().await;
+    let boat = world.create(V1, "Boat", "sea", "old", json!({})).await;
+    world.map_of("cargo", &boat).await;
+    let definitions: Api<CustomResourceDefinition> = Api::all(world.client.clone());
+    let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+    let version = |name: &str, served: bool, storage: bool| json!({"name": name, "served": served, "storage": storage, "schema": schema});
+    let change = json!({"spec": {"versions": [version("v1", false, false), version("v2", true, true)]}});
+    definitions.patch("boats.example.com", &PatchParams::default(), &Patch::Merge(change)).await.unwrap();
+    let served = async || world.is_there("example.com/v2", "Boat", "sea", "old").await;
+    until("the boat is served as v2", served).await;
+    // What comes after the change is looked at by a collector that knows of it.
+    world.map_of("more", &boat).await;
+    let ghost = json!({"apiVersion": "example.com/v2", "kind": "Boat", "name": "ghost", "uid": "ghost"});
+    world.create("v1", "ConfigMap", "sea", "haunted", json!({"metadata": {"ownerReferences": [ghost]}})).await;
+    world.gone("v1", "ConfigMap", "sea", "haunted").await;
+    for name in ["cargo", "more"] {
+        assert!(world.is_there("v1", "ConfigMap", "sea", name).await, "{name}");
+    }
+    world.api("example.com/v2", "Boat", "sea").delete("old", &DeleteParams::foreground()).await.unwrap();
+    world.gone("example.com/v2", "Boat", "sea", "old").await;
+    for name in ["cargo", "more"] {
+        assert!(!world.is_there("v1", "ConfigMap", "sea", name).await, "{name} had to go first");
+    }
+    world.cluster.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_namespace_and_a_definition_take_their_objects_along() {
     let world = World::new().await;

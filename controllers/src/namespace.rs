@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, NamespaceStatus}
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::ApiResource;
 use wharf_core::api::{ApiError, ApiExt, DeleteParams, Propagation, Query, SharedApi, Target, Verb, Write};
-use wharf_core::controller::custom::custom_resources;
+use wharf_core::controller::custom::{CustomResource, definitions};
 use wharf_core::controller::{Action, Context, Controller, ReconcileError, Watch};
 use wharf_core::object::{Object, ObjectRef};
 
@@ -133,7 +133,7 @@ impl Controller for NamespaceController {
     }
 
     fn watches(&self) -> Vec<Watch> {
-        vec![Watch::primary::<Namespace>(), Watch::definitions()]
+        vec![Watch::primary::<Namespace>()]
     }
 
     async fn reconcile(&self, ctx: &Context, key: &ObjectRef) -> Result<Action, ReconcileError> {
@@ -156,7 +156,9 @@ impl Controller for NamespaceController {
             namespace = ctx.api.update_status(&changed).await?;
         }
         let mut content = Content::default();
-        let custom = custom_resources(&ctx.informers).into_iter().filter(|custom| custom.namespaced).map(|custom| custom.resource);
+        // From the API itself: a definition that a cache has not seen yet may have objects here.
+        let definitions = ctx.api.list(&definitions(), &Query::default()).await?.items;
+        let custom = definitions.iter().filter_map(|d| CustomResource::of(d)).filter(|c| c.namespaced).map(|c| c.resource);
         for resource in custom.collect::<Vec<_>>().iter().chain(&self.resources) {
             match empty(&ctx.api, resource, &key.name).await {
                 Ok(left) => content.note(resource, &left),

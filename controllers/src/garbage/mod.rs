@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::core::ApiResource;
 use parking_lot::{Mutex, RwLock};
 use serde_json::json;
-use wharf_core::api::{ApiError, DeleteParams, PatchKind, Propagation, Target, Verb, Write};
+use wharf_core::api::{ApiError, DeleteParams, PatchKind, Propagation, Query, Target, Verb, Write};
 use wharf_core::controller::custom::custom_resources;
 use wharf_core::controller::{Action, Context, Controller, ReconcileError, Watch};
 use wharf_core::informer::ObjectChange;
@@ -62,20 +62,21 @@ impl GarbageCollector {
         self.kinds.read().get(index).map(|known| known.resource.clone())
     }
 
-    /// An owner's kind: a built-in one, or what a definition tells of it now. `None` where nobody serves it.
-    fn kind_of(&self, ctx: &Context, owner: &OwnerReference) -> Option<Known> {
+    /// An owner's kind: a built-in one, or what a definition tells of it now, for what it told before may be a version that is no longer
+    /// served. `None` where nobody serves it. And whether it is built in.
+    fn kind_of(&self, ctx: &Context, owner: &OwnerReference) -> Option<(Known, bool)> {
         let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
         let is_it = |resource: &ApiResource| resource.kind == owner.kind && resource.group == group;
-        if let Some(known) = self.kinds.read().iter().find(|known| is_it(&known.resource)) {
-            return Some(known.clone());
+        if let Some(known) = self.kinds.read()[..self.builtin].iter().find(|known| is_it(&known.resource)) {
+            return Some((known.clone(), true));
         }
         let custom = custom_resources(&ctx.informers).into_iter().find(|custom| is_it(&custom.resource))?;
-        Some(Known { resource: custom.resource, namespaced: custom.namespaced })
+        Some((Known { resource: custom.resource, namespaced: custom.namespaced }, false))
     }
 
     /// What has become of an owner. The cache can only tell that it exists; that it does not, the API has to say.
     async fn owner_state(&self, ctx: &Context, namespace: &str, owner: &OwnerReference, live: bool) -> Result<OwnerState, ApiError> {
-        let Some(Known { resource, namespaced }) = self.kind_of(ctx, owner) else { return Ok(OwnerState::Unknown) };
+        let Some((Known { resource, namespaced }, builtin)) = self.kind_of(ctx, owner) else { return Ok(OwnerState::Unknown) };
         if namespaced && namespace.is_empty() {
             // What is in no namespace cannot name one that is.
             return Ok(OwnerState::Solid);
@@ -86,10 +87,11 @@ impl GarbageCollector {
         if !live && let Some(known) = ctx.informers.known(&resource).and_then(|informer| informer.get(&object)).filter(is_it) {
             return Ok(state(known.meta()));
         }
-        match ctx.api.get(&Target { resource, object, subresource: "" }).await {
+        match ctx.api.get(&Target { resource: resource.clone(), object, subresource: "" }).await {
             Ok(found) if is_it(&found) => Ok(state(found.meta())),
             Ok(_) => Ok(OwnerState::Dangling),
-            Err(error) if error.is_not_found() => Ok(OwnerState::Dangling),
+            Err(error) if error.is_not_found() && (builtin || is_served(ctx, &resource).await?) => Ok(OwnerState::Dangling),
+            Err(error) if error.is_not_found() => Ok(OwnerState::Unknown),
             Err(error) => Err(error),
         }
     }
@@ -144,13 +146,27 @@ impl GarbageCollector {
         nodes.into_iter().filter_map(read).collect()
     }
 
+    /// The dependents by what was read of every resource, which the graph may not know of yet: what is not let go of would be deleted.
+    fn every_dependent(&self, ctx: &Context, uid: &str) -> Vec<(Target, Arc<Object>)> {
+        let kinds: Vec<ApiResource> = self.kinds.read().iter().map(|known| known.resource.clone()).collect();
+        let mut found = Vec::new();
+        for resource in kinds {
+            let Some(informer) = ctx.informers.known(&resource) else { continue };
+            for object in informer.list() {
+                if object.meta().owner_references.iter().flatten().any(|o| o.uid == uid) {
+                    found.push((Target { resource: resource.clone(), object: object.object_ref(), subresource: "" }, object));
+                }
+            }
+        }
+        found
+    }
+
     /// An object that is being deleted: lets go of its dependents, or waits until those that block are gone.
     async fn finalize(&self, ctx: &Context, target: Target, live: &Object) -> Result<(), ApiError> {
         let meta = live.meta();
         let uid = meta.uid.as_deref().unwrap_or_default();
         if has_finalizer(meta, ORPHAN) {
-            for (node, dependent) in self.dependents(ctx, uid) {
-                let Some(target) = self.target(&node) else { continue };
+            for (target, dependent) in self.every_dependent(ctx, uid) {
                 self.let_go(ctx, target, dependent.meta(), |o| o.uid != uid).await?;
             }
             return self.drop_finalizer(ctx, target, meta, ORPHAN).await;
@@ -174,6 +190,17 @@ impl GarbageCollector {
     ) -> Result<(), ApiError> {
         let owners: Vec<&OwnerReference> = meta.owner_references.iter().flatten().filter(|o| keep(o)).collect();
         self.patch(ctx, target, meta, json!({"ownerReferences": owners})).await
+    }
+}
+
+/// Whether the API serves a resource: an object of one that it does not serve is not known to be gone.
+async fn is_served(ctx: &Context, resource: &ApiResource) -> Result<bool, ApiError> {
+    // Whatever is named so: what matters is whether there is an answer.
+    let few = Query { field_selector: Some("metadata.name=any".into()), ..Query::default() };
+    match ctx.api.list(resource, &few).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
