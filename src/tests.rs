@@ -144,7 +144,14 @@ async fn a_leader_that_does_not_know_that_it_was_replaced_makes_no_pod() {
     until(&a, "a's controllers work", |accounts: &[Arc<ServiceAccount>]| !accounts.is_empty()).await;
     let b = builder("b", &store).leader_election(true).leader_election_timing(timing).start().await.unwrap();
     until(&b, "b leads", held_by("b")).await;
-    assert!(says_it_leads(&a).await && says_it_leads(&b).await, "both believe it");
+    // The lease is written before anybody is told of it.
+    let told = async {
+        while !says_it_leads(&b).await {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("b knows that it leads");
+    assert!(says_it_leads(&a).await, "both believe it");
 
     let seen = count_pods(b.api());
     b.api().create(&deployment(5)).await.unwrap();
