@@ -11,7 +11,7 @@ use kube::core::ApiResource;
 use parking_lot::{Mutex, RwLock};
 use serde_json::json;
 use wharf_core::api::{ApiError, DeleteParams, PatchKind, Propagation, Query, Target, Verb, Write};
-use wharf_core::controller::custom::custom_resources;
+use wharf_core::controller::custom::{CustomResource, custom_resources};
 use wharf_core::controller::{Action, Context, Controller, ReconcileError, Watch};
 use wharf_core::informer::ObjectChange;
 use wharf_core::object::{Object, ObjectRef};
@@ -31,13 +31,38 @@ struct Known {
     namespaced: bool,
 }
 
+/// The custom resources that nodes of the graph are of, by their place behind the built-in ones. A place is given anew when nobody serves
+/// its resource any more, so that there are never more than have been served at once.
+#[derive(Debug, Default)]
+struct Places(Vec<ApiResource>);
+
+impl Places {
+    fn of(&mut self, resource: &ApiResource, served: impl FnOnce() -> Vec<CustomResource>) -> usize {
+        let same = |a: &ApiResource, b: &ApiResource| a.group == b.group && a.plural == b.plural;
+        // In the version in which it is watched now.
+        let mut place = self.0.iter().position(|known| same(known, resource));
+        if place.is_none() {
+            let served = served();
+            place = self.0.iter().position(|known| !served.iter().any(|custom| same(&custom.resource, known)));
+        }
+        match place {
+            Some(place) => {
+                self.0[place].clone_from(resource);
+                place
+            }
+            None => {
+                self.0.push(resource.clone());
+                self.0.len() - 1
+            }
+        }
+    }
+}
+
 /// The garbage collector, of built-in and of custom resources.
 #[derive(Debug)]
 pub struct GarbageCollector {
-    /// How many of `kinds` are built in; the others are custom resources.
-    builtin: usize,
-    /// By the index that nodes of the graph have. A custom resource keeps its place when it is gone: it may come back.
-    kinds: Arc<RwLock<Vec<Known>>>,
+    builtin: Vec<Known>,
+    custom: Arc<RwLock<Places>>,
     graph: Arc<Mutex<Graph>>,
 }
 
@@ -54,12 +79,16 @@ impl GarbageCollector {
     /// Collects objects of these resources, all of which the API server must serve, and of custom resources.
     pub fn new(namespaced: Vec<ApiResource>, cluster_scoped: Vec<ApiResource>) -> Self {
         let known = |namespaced| move |resource| Known { resource, namespaced };
-        let kinds: Vec<Known> = namespaced.into_iter().map(known(true)).chain(cluster_scoped.into_iter().map(known(false))).collect();
-        Self { builtin: kinds.len(), kinds: Arc::new(RwLock::new(kinds)), graph: Arc::default() }
+        let builtin = namespaced.into_iter().map(known(true)).chain(cluster_scoped.into_iter().map(known(false))).collect();
+        Self { builtin, custom: Arc::default(), graph: Arc::default() }
     }
 
+    /// The resource of a node of the graph.
     fn kind(&self, index: usize) -> Option<ApiResource> {
-        self.kinds.read().get(index).map(|known| known.resource.clone())
+        match index.checked_sub(self.builtin.len()) {
+            None => Some(self.builtin[index].resource.clone()),
+            Some(place) => self.custom.read().0.get(place).cloned(),
+        }
     }
 
     /// An owner's kind: a built-in one, or what a definition tells of it now, for what it told before may be a version that is no longer
@@ -67,7 +96,7 @@ impl GarbageCollector {
     fn kind_of(&self, ctx: &Context, owner: &OwnerReference) -> Option<(Known, bool)> {
         let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
         let is_it = |resource: &ApiResource| resource.kind == owner.kind && resource.group == group;
-        if let Some(known) = self.kinds.read()[..self.builtin].iter().find(|known| is_it(&known.resource)) {
+        if let Some(known) = self.builtin.iter().find(|known| is_it(&known.resource)) {
             return Some((known.clone(), true));
         }
         let custom = custom_resources(&ctx.informers).into_iter().find(|custom| is_it(&custom.resource))?;
@@ -148,7 +177,8 @@ impl GarbageCollector {
 
     /// The dependents by what was read of every resource, which the graph may not know of yet: what is not let go of would be deleted.
     fn every_dependent(&self, ctx: &Context, uid: &str) -> Vec<(Target, Arc<Object>)> {
-        let kinds: Vec<ApiResource> = self.kinds.read().iter().map(|known| known.resource.clone()).collect();
+        let mut kinds: Vec<ApiResource> = self.builtin.iter().map(|known| known.resource.clone()).collect();
+        kinds.extend(self.custom.read().0.iter().cloned());
         let mut found = Vec::new();
         for resource in kinds {
             let Some(informer) = ctx.informers.known(&resource) else { continue };
@@ -214,19 +244,6 @@ fn observe(graph: &Mutex<Graph>, index: usize, change: &ObjectChange) -> Vec<Obj
     concerned.iter().map(Node::to_key).collect()
 }
 
-/// The place of a custom resource, in the version in which it is watched now.
-fn index_of(kinds: &RwLock<Vec<Known>>, builtin: usize, resource: &ApiResource, change: &ObjectChange) -> usize {
-    let mut kinds = kinds.write();
-    let same = |known: &Known| known.resource.group == resource.group && known.resource.plural == resource.plural;
-    let known = Known { resource: resource.clone(), namespaced: !change.latest().key().namespace.is_empty() };
-    if let Some(at) = (builtin..kinds.len()).find(|at| same(&kinds[*at])) {
-        kinds[at] = known;
-        return at;
-    }
-    kinds.push(known);
-    kinds.len() - 1
-}
-
 #[async_trait]
 impl Controller for GarbageCollector {
     fn name(&self) -> &'static str {
@@ -238,10 +255,12 @@ impl Controller for GarbageCollector {
             let graph = self.graph.clone();
             Watch::resource(known.resource.clone(), move |_, change| observe(&graph, index, change))
         };
-        let (graph, kinds, builtin) = (self.graph.clone(), self.kinds.clone(), self.builtin);
-        let custom =
-            Watch::custom_resources(move |_, resource, change| observe(&graph, index_of(&kinds, builtin, resource, change), change));
-        self.kinds.read()[..self.builtin].iter().enumerate().map(watch).chain([custom]).collect()
+        let (graph, places, builtin) = (self.graph.clone(), self.custom.clone(), self.builtin.len());
+        let custom = Watch::custom_resources(move |ctx, resource, change| {
+            let place = places.write().of(resource, || custom_resources(&ctx.informers));
+            observe(&graph, builtin + place, change)
+        });
+        self.builtin.iter().enumerate().map(watch).chain([custom]).collect()
     }
 
     async fn reconcile(&self, ctx: &Context, key: &ObjectRef) -> Result<Action, ReconcileError> {
@@ -305,5 +324,30 @@ impl Controller for GarbageCollector {
             }
         }
         Ok(after(&states))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_given_anew() {
+        let resource = |plural: &str, version: &str| ApiResource {
+            group: "a.b".into(),
+            version: version.into(),
+            api_version: format!("a.b/{version}"),
+            kind: plural.into(),
+            plural: plural.into(),
+        };
+        let served =
+            |all: &[&str]| all.iter().map(|p| CustomResource { resource: resource(p, "v1"), namespaced: true }).collect::<Vec<_>>();
+        let mut places = Places::default();
+        assert_eq!(places.of(&resource("boats", "v1"), || served(&["boats"])), 0);
+        assert_eq!(places.of(&resource("cars", "v1"), || served(&["boats", "cars"])), 1);
+        assert_eq!(places.of(&resource("boats", "v2"), Vec::new), 0, "another version is the same resource");
+        assert_eq!(places.0[0].version, "v2");
+        assert_eq!(places.of(&resource("trams", "v1"), || served(&["cars", "trams"])), 0, "boats are gone");
+        assert_eq!(places.0.len(), 2);
     }
 }

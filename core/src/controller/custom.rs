@@ -69,7 +69,9 @@ struct Condition {
 impl CustomResource {
     /// What a definition has come to: `None` until it is established, and where no version is served.
     pub fn of(definition: &Object) -> Option<Self> {
-        let Definition { spec, status } = serde_json::from_slice(definition.bytes()).ok()?;
+        // Read once for each version of the definition: collectors ask at every object.
+        let read = definition.decode::<Definition>().inspect_err(|error| tracing::error!("left out: {error}")).ok()?;
+        let Definition { spec, status } = &*read;
         if !status.conditions.iter().any(|c| c.kind == "Established" && c.status == "True") {
             return None;
         }
@@ -77,10 +79,10 @@ impl CustomResource {
         let version = served().find(|v| v.storage).or_else(|| served().next())?.name.clone();
         let resource = ApiResource {
             api_version: format!("{}/{version}", spec.group),
-            group: spec.group,
+            group: spec.group.clone(),
             version,
-            kind: spec.names.kind,
-            plural: spec.names.plural,
+            kind: spec.names.kind.clone(),
+            plural: spec.names.plural.clone(),
         };
         Some(Self { resource, namespaced: spec.scope == "Namespaced" })
     }
@@ -91,7 +93,8 @@ pub fn definitions() -> ApiResource {
     resource_of::<CustomResourceDefinition>()
 }
 
-/// The custom resources that are served now. Whoever asks must watch [`definitions`], or the answer may be from before they were read.
+/// The custom resources that are served now, by what was read of their definitions. A controller that asks must watch them
+/// ([`Watch::custom_resources`](super::Watch::custom_resources)), or nothing may have been read yet.
 pub fn custom_resources(informers: &Informers) -> Vec<CustomResource> {
     let known = informers.informer(definitions(), Query::default()).list();
     known.iter().filter_map(|definition| CustomResource::of(definition)).collect()

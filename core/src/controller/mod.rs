@@ -89,14 +89,11 @@ impl Watch {
     pub fn resource(resource: ApiResource, map: impl Fn(&Context, &ObjectChange) -> Vec<ObjectRef> + Send + Sync + 'static) -> Self {
         Self { resource, map: Arc::new(map), custom: None }
     }
-    /// What is defined by CustomResourceDefinitions, for controllers that read [`custom::custom_resources`].
-    pub fn definitions() -> Self {
-        Self::resource(custom::definitions(), |_, _| Vec::new())
-    }
     /// The objects of every custom resource. The first calls may come before all of them were read: a resource that cannot be listed
     /// must not keep a controller from the others.
     pub fn custom_resources(map: impl Fn(&Context, &ApiResource, &ObjectChange) -> Vec<ObjectRef> + Send + Sync + 'static) -> Self {
-        Self { custom: Some(Arc::new(map)), ..Self::definitions() }
+        // What changes of a definition itself is seen to by following it.
+        Self { custom: Some(Arc::new(map)), ..Self::resource(custom::definitions(), |_, _| Vec::new()) }
     }
 }
 
