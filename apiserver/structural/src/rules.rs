@@ -164,7 +164,7 @@ impl Run<'_> {
 }
 
 impl Schema {
-    /// Finds rules that do not compile, or could cost too much; `path` is that of the schema.
+    /// Finds rules that do not compile; `path` is that of the schema. What a rule costs is limited where it runs.
     pub fn check_rules(&self, path: &str) -> Vec<FieldError> {
         let mut errors = Vec::new();
         check(self, path, 0, &mut errors);
