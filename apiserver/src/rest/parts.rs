@@ -31,6 +31,8 @@ fn keeps_metadata(row: &Resource) -> bool {
 /// What a part is held to, where that is another rule than the whole object's.
 pub(super) fn rule(row: &Resource, sub: &str) -> Option<PartRule> {
     match sub {
+        // What a binding writes is the server's own.
+        "binding" if is(row, "", "pods") => Some(|_, _, _| {}),
         "ephemeralcontainers" => Some(validation::ephemeral_containers),
         "finalize" if is(row, "", "namespaces") => Some(validation::namespace_finalizers),
         "resize" if is(row, "", "pods") => Some(validation::resize),

@@ -191,7 +191,7 @@ mod tests {
     fn found(rule: fn(&Value, &str, &mut Causes), spec: Value) -> Vec<String> {
         let mut causes = Vec::new();
         rule(&spec, "spec", &mut causes);
-        causes.into_iter().map(|c| format!("{}: {}", c.field.unwrap(), c.message.unwrap())).collect()
+        crate::validation::testing::lines(causes)
     }
 
     #[test]

@@ -85,9 +85,7 @@ mod tests {
         let mut spec = json!({"schedule":"* * * * *","concurrencyPolicy":"Allow",
             "jobTemplate":{"spec":{"template":{"spec":{"restartPolicy":"Never","containers":[{"name":"a","image":"x"}]}}}}});
         spec.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
-        let mut causes = Vec::new();
-        cron_job(&json!({"metadata":{"name":name},"spec":spec}), old, &mut causes);
-        causes.into_iter().map(|c| format!("{}: {}", c.field.unwrap(), c.message.unwrap())).collect()
+        crate::validation::testing::found(cron_job, &json!({"metadata":{"name":name},"spec":spec}), old)
     }
 
     #[test]

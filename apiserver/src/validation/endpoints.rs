@@ -6,7 +6,7 @@ use serde_json::Value;
 use wharf_core::selector::is_qualified_name;
 
 use super::metadata::{QUALIFIED, label_1123, subdomain};
-use super::{Causes, invalid, one_of, required};
+use super::{ADDRESS, Causes, invalid, one_of, required};
 use crate::resources::value::{at, items, number, text};
 
 /// Endpoints.
@@ -53,7 +53,7 @@ fn endpoint(address: &Value, here: &str, causes: &mut Causes) {
 /// Why an address cannot be one of a pod: traffic to it would stay on a node, or in its network.
 pub(super) fn not_special(ip: &str) -> Option<String> {
     let Ok(address) = ip.parse::<IpAddr>() else {
-        return Some("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".into());
+        return Some(ADDRESS.into());
     };
     let (link_local, multicast) = match address {
         IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),

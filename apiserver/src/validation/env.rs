@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::metadata::subdomain;
+use super::objects::{KEY, config_key};
 use super::{Causes, invalid, required, unsupported};
 use crate::resources::value::{at, items, text};
 
@@ -39,11 +40,10 @@ const KNOWN: &[&str] = &[
 ];
 const AMOUNTS: &[&str] =
     &["limits.cpu", "limits.ephemeral-storage", "limits.memory", "requests.cpu", "requests.ephemeral-storage", "requests.memory"];
-const KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
 const SOURCES: &[&str] = &["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"];
 const NAME: &str = "a valid environment variable name must consist only of printable ASCII characters other than '='";
 
-/// Why this cannot name a variable.
+/// Whether this cannot name a variable.
 fn not_a_variable(name: &str) -> bool {
     name.bytes().any(|b| !(b' '..=b'~').contains(&b) || b == b'=')
 }
@@ -98,7 +98,7 @@ fn value_from(source: &Value, has_value: bool, here: &str, causes: &mut Causes) 
                 }
                 if key.is_empty() {
                     required(causes, &format!("{field}.key"), "");
-                } else if !super::objects::config_key(key) {
+                } else if !config_key(key) {
                     invalid(causes, &format!("{field}.key"), &key.into(), KEY);
                 }
             }
@@ -187,7 +187,7 @@ mod tests {
     fn found(container: Value) -> Vec<String> {
         let mut causes = Vec::new();
         env(&container, "c", &mut causes);
-        causes.into_iter().map(|c| format!("{}: {}", c.field.unwrap(), c.message.unwrap())).collect()
+        crate::validation::testing::lines(causes)
     }
 
     #[test]

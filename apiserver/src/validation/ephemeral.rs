@@ -110,7 +110,7 @@ mod tests {
     fn told(new: &Value, old: &Value) -> Vec<String> {
         let mut causes = Vec::new();
         ephemeral_containers(new, old, &mut causes);
-        causes.into_iter().map(|c| format!("{}: {}", c.field.unwrap(), c.message.unwrap())).collect()
+        crate::validation::testing::lines(causes)
     }
     fn pod(ephemeral: Value) -> Value {
         json!({"metadata": {}, "spec": {"containers": [{"name": "a", "image": "x"}], "volumes": [{"name": "v"}], "ephemeralContainers": ephemeral}})

@@ -273,9 +273,7 @@ mod tests {
         json!({"metadata":{"name":"j"},"spec":spec})
     }
     fn found(new: &Value, old: Option<&Value>) -> Vec<String> {
-        let mut causes = Vec::new();
-        job(new, old, &mut causes);
-        causes.into_iter().map(|c| format!("{}: {}", c.field.unwrap(), c.message.unwrap())).collect()
+        crate::validation::testing::found(job, new, old)
     }
 
     #[test]

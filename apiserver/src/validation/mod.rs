@@ -63,6 +63,9 @@ pub(crate) use workload::{
     stateful_set, stateful_set_status,
 };
 
+/// What an address must be.
+const ADDRESS: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+
 /// Collects what is wrong.
 type Causes = Vec<StatusCause>;
 
@@ -142,6 +145,11 @@ mod testing {
     pub(super) fn found(rule: fn(&Value, Option<&Value>, &mut Causes), new: &Value, old: Option<&Value>) -> Vec<String> {
         let mut causes = Vec::new();
         rule(new, old, &mut causes);
+        lines(causes)
+    }
+
+    /// What was found, a line each: field and message.
+    pub(super) fn lines(causes: Causes) -> Vec<String> {
         causes.into_iter().map(|c| format!("{}: {}", c.field.unwrap_or_default(), c.message.unwrap_or_default())).collect()
     }
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::metadata::{label_1035, label_1123, path_segment, subdomain};
 use super::pod::{port_name, port_number};
 use super::selector::label_selector;
-use super::{Causes, forbidden, immutable, invalid, required, too_long, unsupported};
+use super::{ADDRESS, Causes, forbidden, immutable, invalid, required, too_long, unsupported};
 use crate::resources::value::{at, items, number, text};
 
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
@@ -170,7 +170,7 @@ pub(crate) fn ingress_status(new: &Value, _old: &Value, causes: &mut Causes) {
         let here = format!("status.loadBalancer.ingress[{i}]");
         let (ip, name) = (text(address, &["ip"]), text(address, &["hostname"]));
         if !ip.is_empty() && ip.parse::<IpAddr>().is_err() {
-            invalid(causes, &format!("{here}.ip"), &ip.into(), "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
+            invalid(causes, &format!("{here}.ip"), &ip.into(), ADDRESS);
         }
         if !name.is_empty() {
             if let Some(why) = subdomain(name) {

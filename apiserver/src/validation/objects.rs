@@ -12,7 +12,7 @@ use crate::resources::value::{at, items, text};
 
 /// Most bytes in a ConfigMap or a Secret; Kubernetes' own.
 const MAX_DATA: usize = 1 << 20;
-const KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
+pub(super) const KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
 
 pub(super) fn config_key(key: &str) -> bool {
     let letters = !key.is_empty() && key.len() <= 253 && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
@@ -137,13 +137,8 @@ pub(crate) fn service(new: &Value, old: Option<&Value>, causes: &mut Causes) {
     }
     for (i, ip) in items(new, &["spec", "externalIPs"]).iter().enumerate() {
         // An external IP on the node itself would take over the node's own traffic.
-        let parsed: Option<IpAddr> = ip.as_str().and_then(|t| t.parse().ok());
-        let field = format!("spec.externalIPs[{i}]");
-        match parsed {
-            None => invalid(causes, &field, ip, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"),
-            Some(a) if a.is_loopback() => invalid(causes, &field, ip, "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
-            Some(a) if a.is_unspecified() => invalid(causes, &field, ip, "may not be unspecified (0.0.0.0)"),
-            Some(_) => {}
+        if let Some(why) = super::endpoints::not_special(ip.as_str().unwrap_or_default()) {
+            invalid(causes, &format!("spec.externalIPs[{i}]"), ip, &why);
         }
     }
     if let Some(old) = old {

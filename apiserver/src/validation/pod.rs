@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 use wharf_core::quantity::Quantity;
 
 use super::metadata::{label_1123, subdomain};
-use super::{Causes, duplicate, forbidden, invalid, one_of, required};
-use crate::resources::value::{as_map, at, items, number, object, text};
+use super::volume::relative;
+use super::{ADDRESS, Causes, duplicate, forbidden, invalid, one_of, required};
+use crate::resources::value::{as_map, at, items, number, text};
 
 const UPDATE: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
-const ADDRESS: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 const MAX_NAMESERVERS: usize = 3;
 const MAX_SEARCHES: usize = 32;
 
@@ -20,10 +20,15 @@ pub(crate) fn pod(new: &Value, old: Option<&Value>, causes: &mut Causes) {
     spec(new.get("spec").unwrap_or(&Value::Null), "spec", causes);
     match old {
         Some(old) if !may_become(new, old) => forbidden(causes, "spec", UPDATE),
-        None if !items(new, &["spec", "ephemeralContainers"]).is_empty() => {
-            forbidden(causes, "spec.ephemeralContainers", "cannot be set on create");
+        Some(_) => {}
+        None => {
+            if !items(new, &["spec", "ephemeralContainers"]).is_empty() {
+                forbidden(causes, "spec.ephemeralContainers", "cannot be set on create");
+            }
+            if !text(new, &["spec", "nodeName"]).is_empty() && !items(new, &["spec", "schedulingGates"]).is_empty() {
+                forbidden(causes, "spec.nodeName", "cannot be set until all schedulingGates have been cleared");
+            }
         }
-        _ => {}
     }
 }
 
@@ -40,10 +45,6 @@ fn may_become(new: &Value, old: &Value) -> bool {
             Some(value) => map.insert(name.into(), value.clone()),
             None => map.remove(name),
         };
-    }
-    if text(old, &["nodeName"]).is_empty() {
-        // Only a binding may do this, which admission and the verb see to.
-        map.remove("nodeName");
     }
     let gated = !items(old, &["schedulingGates"]).is_empty();
     if gated {
@@ -67,11 +68,7 @@ fn may_become(new: &Value, old: &Value) -> bool {
     let kept = items(old, &["tolerations"]).iter().all(|t| {
         items(new, &["tolerations"]).iter().any(|n| n == t || (n.get("key") == t.get("key") && n.get("effect") == t.get("effect")))
     });
-    let mut plain = old.clone();
-    if text(old, &["nodeName"]).is_empty() {
-        object(&mut plain, &[]).remove("nodeName");
-    }
-    kept && same == plain
+    kept && same == *old
 }
 
 /// The spec of a pod at a field.
@@ -148,13 +145,12 @@ fn sleeps(spec: &Value, field: &str, causes: &mut Causes) {
 /// Names and addresses of a pod's network.
 fn network(spec: &Value, field: &str, causes: &mut Causes) {
     if at(spec, &["hostNetwork"]) == Some(&Value::Bool(true)) {
-        for list in ["initContainers", "containers"] {
-            for (i, container) in items(spec, &[list]).iter().enumerate() {
-                for (j, port) in items(container, &["ports"]).iter().enumerate() {
-                    if let Some(number) = port.get("containerPort").filter(|p| port.get("hostPort") != Some(p)) {
-                        let here = format!("{field}.{list}[{i}].ports[{j}].containerPort");
-                        invalid(causes, &here, number, "must match `hostPort` when `hostNetwork` is true");
-                    }
+        for (i, container) in items(spec, &["containers"]).iter().enumerate() {
+            for (j, port) in items(container, &["ports"]).iter().enumerate() {
+                let [inside, outside] = ["containerPort", "hostPort"].map(|name| number(port, &[name]).unwrap_or(0));
+                if inside != outside {
+                    let here = format!("{field}.containers[{i}].ports[{j}].hostPort");
+                    invalid(causes, &here, &outside.into(), "must match `containerPort` when `hostNetwork` is true");
                 }
             }
         }
@@ -276,12 +272,7 @@ pub(super) fn container(c: &Value, field: &str, volumes: &HashSet<&str>, init: b
             invalid(causes, &format!("{here}.mountPath"), &path.into(), "must be unique");
         }
         let sub = text(mount, &["subPath"]);
-        if sub.starts_with('/') {
-            invalid(causes, &format!("{here}.subPath"), &sub.into(), "must be a relative path");
-        }
-        if sub.split('/').any(|part| part == "..") {
-            invalid(causes, &format!("{here}.subPath"), &sub.into(), "must not contain '..'");
-        }
+        relative(sub, &format!("{here}.subPath"), causes);
     }
     resources(c, field, causes);
     let sidecar = text(c, &["restartPolicy"]) == "Always";
@@ -435,7 +426,7 @@ mod tests {
         };
         let ports = |ports: Value| with(json!({"hostNetwork":true,"containers":[{"name":"a","image":"x","ports":ports}]}));
         assert_eq!(ports(json!([{"containerPort":80,"hostPort":80}])), Vec::<String>::new());
-        let other = "spec.containers[0].ports[0].containerPort: Invalid value: 80: must match `hostPort` when `hostNetwork` is true";
+        let other = "spec.containers[0].ports[0].hostPort: Invalid value: 81: must match `containerPort` when `hostNetwork` is true";
         assert_eq!(ports(json!([{"containerPort":80,"hostPort":81}])), [other]);
         let hooked = |hook: Value| with(json!({"containers":[{"name":"a","image":"x","lifecycle":{"preStop":hook}}]}));
         assert_eq!(hooked(json!({"sleep":{"seconds":30}})), Vec::<String>::new());
@@ -469,7 +460,7 @@ mod tests {
         let old = json!({"spec":{"containers":[{"name":"a","image":"x"}]}});
         let with = |spec: Value| json!({"spec": spec});
         assert!(may_become(&with(json!({"containers":[{"name":"a","image":"y"}]})), &old));
-        assert!(may_become(&with(json!({"nodeName":"n","containers":[{"name":"a","image":"x"}]})), &old));
+        assert!(!may_become(&with(json!({"nodeName":"n","containers":[{"name":"a","image":"x"}]})), &old));
         assert!(!may_become(&with(json!({"containers":[{"name":"b","image":"x"}]})), &old));
         let bound = with(json!({"nodeName":"n","containers":[{"name":"a","image":"x"}]}));
         assert!(!may_become(&with(json!({"nodeName":"m","containers":[{"name":"a","image":"x"}]})), &bound));

@@ -107,7 +107,7 @@ mod tests {
     fn told(new: &Value, old: &Value) -> Vec<String> {
         let mut causes = Vec::new();
         resize(new, old, &mut causes);
-        causes.into_iter().map(|c| format!("{}: {}", c.field.unwrap(), c.message.unwrap())).collect()
+        crate::validation::testing::lines(causes)
     }
     fn pod(resources: Value) -> Value {
         let mut pod = json!({"metadata": {}, "spec": {"containers": [{"name": "a", "image": "x", "resources": resources}]}});

@@ -4,10 +4,13 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::{Causes, duplicate, invalid, one_of, required, unsupported};
+use super::volume::relative;
+use super::{Causes, duplicate, invalid, one_of, required, too_long, unsupported};
 use crate::resources::value::{at, items, number, text};
 
 const MAX_ID: i64 = i32::MAX as i64;
+/// Longest name of an AppArmor profile, in bytes.
+const MAX_APP_ARMOR: usize = 4095;
 const PROFILES: &[&str] = &["Localhost", "RuntimeDefault", "Unconfined"];
 const SYSCTL: &str =
     "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*([a-z0-9][-_a-z0-9]*)?[a-z0-9]$";
@@ -24,28 +27,33 @@ fn in_range(id: i64, field: &str, causes: &mut Causes) {
     }
 }
 
-/// A profile of seccomp or AppArmor.
-fn profile(context: &Value, kind: &str, called: &str, here: &str, causes: &mut Causes) {
+/// A profile of seccomp or AppArmor. What `local` finds wrong with the name of one on the node's disk is its own.
+fn profile(context: &Value, kind: &str, called: &str, here: &str, causes: &mut Causes, local: fn(&str, &str, &mut Causes)) {
     let Some(profile) = at(context, &[kind]) else { return };
-    let (named, local, here) = (text(profile, &["type"]), text(profile, &["localhostProfile"]), format!("{here}.{kind}"));
+    let (named, path, here) = (text(profile, &["type"]), text(profile, &["localhostProfile"]), format!("{here}.{kind}"));
     let field = format!("{here}.localhostProfile");
     match named {
         "" => return required(causes, &format!("{here}.type"), &format!("type is required when {kind} is set")),
-        "Localhost" if local.is_empty() => required(causes, &field, &format!("must be set when {called} type is Localhost")),
-        "Localhost" => {
-            if local.starts_with('/') {
-                invalid(causes, &field, &local.into(), "must be a relative path");
-            }
-            if local.split('/').any(|part| part == "..") {
-                invalid(causes, &field, &local.into(), "must not contain '..'");
-            }
-        }
+        "Localhost" if path.is_empty() => required(causes, &field, &format!("must be set when {called} type is Localhost")),
+        "Localhost" => local(path, &field, causes),
         _ if !PROFILES.contains(&named) => unsupported(causes, &format!("{here}.type"), &named.into(), PROFILES),
         _ => {}
     }
-    if named != "Localhost" && !local.is_empty() {
-        invalid(causes, &field, &local.into(), &format!("can only be set when {called} type is Localhost"));
+    if named != "Localhost" && !path.is_empty() {
+        invalid(causes, &field, &path.into(), &format!("can only be set when {called} type is Localhost"));
     }
+}
+
+fn profiles(context: &Value, here: &str, causes: &mut Causes) {
+    profile(context, "seccompProfile", "seccomp", here, causes, relative);
+    profile(context, "appArmorProfile", "AppArmor", here, causes, |name, field, causes| {
+        if name.trim() != name {
+            invalid(causes, field, &name.into(), "must not be padded with whitespace");
+        }
+        if name.len() > MAX_APP_ARMOR {
+            too_long(causes, field, MAX_APP_ARMOR);
+        }
+    });
 }
 
 /// The security context of a pod.
@@ -53,7 +61,7 @@ pub(super) fn of_pod(spec: &Value, field: &str, causes: &mut Causes) {
     let is = |path: &[&str]| at(spec, path) == Some(&Value::Bool(true));
     if is(&["hostPID"]) && is(&["shareProcessNamespace"]) {
         let why = "ShareProcessNamespace and HostPID cannot both be enabled";
-        invalid(causes, &format!("{field}.shareProcessNamespace"), &true.into(), why);
+        invalid(causes, &format!("{field}.securityContext.shareProcessNamespace"), &true.into(), why);
     }
     let Some(context) = at(spec, &["securityContext"]) else { return };
     let here = format!("{field}.securityContext");
@@ -65,18 +73,15 @@ pub(super) fn of_pod(spec: &Value, field: &str, causes: &mut Causes) {
     }
     one_of(causes, &format!("{here}.fsGroupChangePolicy"), at(context, &["fsGroupChangePolicy"]), &["Always", "OnRootMismatch"]);
     one_of(causes, &format!("{here}.supplementalGroupsPolicy"), at(context, &["supplementalGroupsPolicy"]), &["Merge", "Strict"]);
-    profile(context, "seccompProfile", "seccomp", &here, causes);
-    profile(context, "appArmorProfile", "AppArmor", &here, causes);
+    profiles(context, &here, causes);
     let mut seen = HashSet::new();
     for (i, sysctl) in items(context, &["sysctls"]).iter().enumerate() {
         let (name, at_name) = (text(sysctl, &["name"]), format!("{here}.sysctls[{i}].name"));
-        // The kernel's separators stand for each other.
-        let canonical = name.replace('/', ".");
         if name.is_empty() {
             required(causes, &at_name, "");
         } else if !is_sysctl(name) {
             invalid(causes, &at_name, &name.into(), SYSCTL);
-        } else if !seen.insert(canonical) {
+        } else if !seen.insert(name) {
             duplicate(causes, &at_name, &name.into());
         }
     }
@@ -100,8 +105,7 @@ pub(super) fn of_container(container: &Value, field: &str, causes: &mut Causes) 
         id(context, name, &here, causes);
     }
     one_of(causes, &format!("{here}.procMount"), at(context, &["procMount"]), &["Default", "Unmasked"]);
-    profile(context, "seccompProfile", "seccomp", &here, causes);
-    profile(context, "appArmorProfile", "AppArmor", &here, causes);
+    profiles(context, &here, causes);
     if at(context, &["allowPrivilegeEscalation"]) == Some(&Value::Bool(false)) {
         if at(context, &["privileged"]) == Some(&Value::Bool(true)) {
             invalid(causes, &here, context, "cannot set `allowPrivilegeEscalation` to false and `privileged` to true");
@@ -122,7 +126,7 @@ mod tests {
     fn found(rule: fn(&Value, &str, &mut Causes), context: Value) -> Vec<String> {
         let mut causes = Vec::new();
         rule(&json!({"securityContext":context}), "x", &mut causes);
-        causes.into_iter().map(|c| format!("{}: {}", c.field.unwrap(), c.message.unwrap())).collect()
+        crate::validation::testing::lines(causes)
     }
 
     #[test]
@@ -145,14 +149,18 @@ mod tests {
                 json!({"seccompProfile":{"type":"Localhost","localhostProfile":"a/../b"}}),
                 "seccompProfile.localhostProfile: Invalid value: \"a/../b\": must not contain '..'",
             ),
-            (json!({"sysctls":[{"name":"a.b"},{"name":"a/b"}]}), "sysctls[1].name: Duplicate value: \"a/b\""),
+            (json!({"sysctls":[{"name":"a.b"},{"name":"a/b"},{"name":"a.b"}]}), "sysctls[2].name: Duplicate value: \"a.b\""),
+            (
+                json!({"appArmorProfile":{"type":"Localhost","localhostProfile":" a"}}),
+                "appArmorProfile.localhostProfile: Invalid value: \" a\": must not be padded with whitespace",
+            ),
         ] {
             assert_eq!(found(of_pod, context), [format!("x.securityContext.{wanted}")]);
         }
         assert!(found(of_pod, json!({"sysctls":[{"name":"A"}]}))[0].contains(SYSCTL));
         let mut causes = Vec::new();
         of_pod(&json!({"hostPID":true,"shareProcessNamespace":true}), "x", &mut causes);
-        assert_eq!(causes[0].field.as_deref(), Some("x.shareProcessNamespace"));
+        assert_eq!(causes[0].field.as_deref(), Some("x.securityContext.shareProcessNamespace"));
     }
 
     #[test]

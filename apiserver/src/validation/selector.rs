@@ -47,7 +47,7 @@ mod tests {
         let found = |expression: Value| {
             let mut causes = Vec::new();
             label_selector(Some(&json!({"matchExpressions":[expression]})), "s", &mut causes);
-            causes.into_iter().map(|c| format!("{}: {}", c.field.unwrap(), c.message.unwrap())).collect::<Vec<_>>()
+            crate::validation::testing::lines(causes)
         };
         assert!(found(json!({"key":"a","operator":"In","values":["b",""]})).is_empty());
         for (expression, wanted) in [

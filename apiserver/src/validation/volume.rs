@@ -97,7 +97,7 @@ fn mode(part: &Value, name: &str, here: &str, causes: &mut Causes) {
 }
 
 /// A path that stays below the volume.
-fn relative(path: &str, field: &str, causes: &mut Causes) {
+pub(super) fn relative(path: &str, field: &str, causes: &mut Causes) {
     if path.starts_with('/') {
         invalid(causes, field, &path.into(), "must be a relative path");
     }
@@ -185,7 +185,7 @@ mod tests {
         named.as_object_mut().unwrap().extend(volume.as_object().unwrap().clone());
         let mut causes = Vec::new();
         volumes(&json!({"volumes":[named]}), "s", &mut causes);
-        causes.into_iter().map(|c| format!("{}: {}", c.field.unwrap(), c.message.unwrap())).collect()
+        crate::validation::testing::lines(causes)
     }
 
     #[test]

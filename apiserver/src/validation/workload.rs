@@ -471,7 +471,7 @@ mod tests {
         let found = |rule: crate::validation::PartRule, status: Value, old: Value| {
             let mut causes = Vec::new();
             rule(&json!({"status":status}), &json!({"status":old}), &mut causes);
-            causes.into_iter().map(|c| format!("{}: {}", c.field.unwrap(), c.message.unwrap())).collect::<Vec<_>>()
+            crate::validation::testing::lines(causes)
         };
         let whole = json!({"replicas":3,"readyReplicas":2,"availableReplicas":1,"observedGeneration":4});
         for rule in [deployment_status, replicas_status, stateful_set_status, daemon_set_status] {

@@ -84,6 +84,14 @@ async fn a_pod_is_resized_through_its_part_alone() {
 #[tokio::test]
 async fn pods_are_bound_by_the_older_path_too() {
     let w = with_pod(json!({})).await;
+    // Who may change a pod may not choose its node: that is a verb of its own.
+    let (code, refused) = w.patch(&format!("{PODS}/a"), "application/merge-patch+json", &json!({"spec": {"nodeName": "n"}})).await;
+    assert_eq!((code, &refused["details"]["causes"][0]["field"]), (422, &json!("spec")), "{refused}");
+    let mut gated = json!({"metadata": {"name": "gated"}, "spec": {"nodeName": "n", "schedulingGates": [{"name": "a.b/c"}]}});
+    gated["spec"]["containers"] = json!([{"name": "c", "image": "i"}]);
+    let (code, refused) = w.post(PODS, &gated).await;
+    let why = "spec.nodeName: Forbidden: cannot be set until all schedulingGates have been cleared";
+    assert_eq!((code, &refused["message"]), (422, &json!(format!("Pod \"gated\" is invalid: {why}"))));
     let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "a"}, "target": {"kind": "Node", "name": "n"}});
     let (code, done) = w.post("/api/v1/namespaces/default/bindings", &binding).await;
     assert_eq!((code, &done["status"]), (201, &json!("Success")), "{done}");
