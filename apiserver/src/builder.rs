@@ -27,6 +27,7 @@ use crate::rest::{Registry, RestService, ServiceRanges, status};
 use crate::server::{ApiServerParts, ApiServerService, Check, Checks};
 use crate::stream::PodStreams;
 use crate::stream::proxy::{Dialer, NetworkDialer, Proxy};
+use crate::webhook::Webhooks;
 
 /// Builds an [`ApiServer`]. Only a store and a clock are needed.
 #[derive(Debug)]
@@ -133,12 +134,13 @@ impl ApiServerBuilder {
             None => TokenKey::generate().map_err(|e| ApiError::Encode(Box::new(e)))?,
         };
         let tokens = ServiceAccountTokens::new(key, &self.issuer, vec![self.issuer.clone()], late_api.clone(), clock.clone());
+        let hooks = Webhooks::new(late_api.clone(), self.dialer.clone(), clock.clone());
         let mut plugins = default_plugins(late_api, layers.clone());
         plugins.extend(self.admission);
         let reviews = Arc::new(GateReviews::new(layers.clone(), tokens.clone()));
         let registry = Arc::new(Registry::new(self.table, caches, clock.clone(), AdmissionChain::new(plugins), Some(reviews), self.ranges));
         registry.bootstrap().await?;
-        Definitions::start(registry.clone(), stop.clone()).await?;
+        Definitions::start(registry.clone(), hooks, stop.clone()).await?;
         tokio::spawn(registry.clone().expire(stop.clone()));
         let internal: SharedApi = Arc::new(LocalApi::new(registry.clone(), Arc::new(Masters), User::master("system:apiserver")));
         late.bind(internal.clone());

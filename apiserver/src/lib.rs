@@ -4,6 +4,7 @@ mod builder;
 pub(crate) mod crd;
 mod defaults;
 pub mod discovery;
+mod endpoints;
 pub mod gate;
 mod local;
 pub mod metrics;
@@ -17,6 +18,7 @@ pub mod server;
 pub mod stream;
 pub mod table;
 mod validation;
+mod webhook;
 
 pub use builder::{ApiServer, ApiServerBuilder};
 pub use local::LocalApi;

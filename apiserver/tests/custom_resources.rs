@@ -214,6 +214,107 @@ async fn definitions_that_are_refused() {
 }
 
 #[tokio::test]
+async fn conversions_and_selectable_fields_that_are_refused() {
+    let w = world_over(Arc::new(MemoryStore::new())).await;
+    let refused = async |pointer: &str, value: Value| {
+        let mut wrong = crontab_definition();
+        let (parent, name) = pointer.rsplit_once('/').unwrap();
+        wrong.pointer_mut(parent).unwrap()[name] = value;
+        let (code, answer) = w.post(CRDS, &wrong).await;
+        assert_eq!(code, 422, "{answer}");
+        let causes = answer["details"]["causes"].as_array().unwrap().clone();
+        causes.iter().map(|c| format!("{}: {}", c["field"].as_str().unwrap(), c["message"].as_str().unwrap())).collect::<Vec<_>>()
+    };
+    let webhook = |client: Value, versions: Value| json!({"strategy": "Webhook", "webhook": {"clientConfig": client, "conversionReviewVersions": versions}});
+    let (client, reviews) = ("spec.conversion.webhookClientConfig", "spec.conversion.conversionReviewVersions");
+    for (conversion, wanted) in [
+        (json!({"strategy": "Webhook"}), format!("{client}: Required value: required when strategy is set to Webhook")),
+        (
+            json!({"strategy": "None", "webhook": {"conversionReviewVersions": ["v1"]}}),
+            format!("{client}: Forbidden: should not be set when strategy is not set to Webhook"),
+        ),
+        (
+            webhook(json!({"url": "http://a"}), json!(["v1"])),
+            format!("{client}.url: Invalid value: \"http\": 'https' is the only allowed URL scheme; desired format: https://host[/path]"),
+        ),
+        (
+            webhook(json!({"service": {"name": "a", "namespace": "b", "path": "//"}}), json!(["v1"])),
+            format!("{client}.service.path: Invalid value: \"//\": segment[0] may not be empty"),
+        ),
+        (webhook(json!({"url": "https://a"}), json!([])), format!("{reviews}: Required value")),
+        (webhook(json!({"url": "https://a"}), json!(["v1", "v1"])), format!("{reviews}[1]: Invalid value: \"v1\": duplicate version")),
+        (
+            webhook(json!({"url": "https://a"}), json!(["v9"])),
+            format!("{reviews}: Invalid value: [\"v9\"]: must include at least one of v1, v1beta1"),
+        ),
+    ] {
+        assert_eq!(refused("/spec/conversion", conversion).await, [wanted]);
+    }
+    let field = "spec.versions[0].selectableFields";
+    let fields = |paths: &[&str]| Value::from(paths.iter().map(|p| json!({"jsonPath": p})).collect::<Vec<_>>());
+    for (paths, wanted) in [
+        (&[""][..], format!("{field}[0].jsonPath: Required value")),
+        (
+            &[".spec.none"],
+            format!("{field}[0].jsonPath: Invalid value: \".spec.none\": is an invalid path: does not refer to a valid field"),
+        ),
+        (
+            &[".spec"],
+            format!(
+                "{field}[0]: Invalid value: \".spec\": must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed."
+            ),
+        ),
+        (&[".spec.image", ".spec.image"], format!("{field}[1]: Duplicate value: \".spec.image\"")),
+    ] {
+        assert_eq!(refused("/spec/versions/0/selectableFields", fields(paths)).await, [wanted]);
+    }
+    assert!(
+        refused("/spec/versions/0/selectableFields", fields(&[".spec.image"; 9])).await[0].starts_with(&format!("{field}: Too many: 9"))
+    );
+
+    // Versions that objects may still be stored in stay.
+    assert_eq!(w.post(CRDS, &crontab_definition()).await.0, 201);
+    w.established().await;
+    let only = json!({"spec": {"versions": [crontab_definition()["spec"]["versions"][0].clone()]}});
+    let mut only = only;
+    only["spec"]["versions"][0]["storage"] = json!(true);
+    let (code, answer) = w.patch(CRD, &only).await;
+    let why = "status.storedVersions[0]: Invalid value: \"v1\": missing from spec.versions; v1 was previously a storage version";
+    assert!(code == 422 && answer["message"].as_str().unwrap().contains(why), "{answer}");
+    let (code, answer) = w.patch(&format!("{CRD}/status"), &json!({"status": {"storedVersions": ["v1beta1"]}})).await;
+    assert!(code == 422 && answer["message"].as_str().unwrap().contains("must have the storage version v1"), "{answer}");
+}
+
+#[tokio::test]
+async fn what_a_narrower_schema_lacks_is_not_shown() {
+    let w = world_over(Arc::new(MemoryStore::new())).await;
+    let mut definition = crontab_definition();
+    for version in 0..2 {
+        definition["spec"]["versions"][version]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["colour"] =
+            json!({"type": "string"});
+    }
+    assert_eq!(w.post(CRDS, &definition).await.0, 201);
+    w.established().await;
+    assert_eq!(w.post(CRONTABS, &crontab("a")).await.0, 201);
+    let narrow = |definition: &mut Value| {
+        for version in 0..2 {
+            let spec = &mut definition["spec"]["versions"][version]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+            spec["properties"].as_object_mut().unwrap().remove("image");
+        }
+    };
+    let (_, mut stored) = w.get(CRD).await;
+    narrow(&mut stored);
+    assert_eq!(w.send(Method::PUT, CRD, "application/json", "application/json", stored.to_string()).await.0, 200);
+    let shown = w.until(&format!("{CRONTABS}/a"), |_, o| o["spec"]["image"].is_null()).await;
+    assert_eq!(shown["spec"]["replicas"], 3);
+    let (_, list) = w.get(CRONTABS).await;
+    assert_eq!(list["items"][0], shown);
+    // A write of something else forgets it.
+    let (code, written) = w.patch(&format!("{CRONTABS}/a"), &json!({"spec": {"replicas": 4}})).await;
+    assert_eq!((code, &written["spec"]["image"]), (200, &Value::Null));
+}
+
+#[tokio::test]
 async fn rules_and_ratcheting() {
     let w = world_over(Arc::new(MemoryStore::new())).await;
     let mut definition = crontab_definition();

@@ -16,6 +16,7 @@ use crate::request::User;
 use crate::resources::Resource;
 use crate::resources::value::{at, items, object, text};
 use crate::rest::{DeleteOptions, Registry, WriteContext, status};
+use crate::webhook::Webhooks;
 
 /// How long to wait after a pass that failed.
 const RETRY: Duration = Duration::from_secs(1);
@@ -29,6 +30,7 @@ type Signature = (String, i64, String, bool);
 #[derive(Debug)]
 pub(crate) struct Definitions {
     registry: Arc<Registry>,
+    hooks: Webhooks,
     cache: Arc<Cache>,
     /// The rows that are in the table, by name of their definition.
     served: HashMap<String, (Signature, Vec<(String, String)>)>,
@@ -46,9 +48,9 @@ impl Definitions {
     ///
     /// # Errors
     /// When the store fails.
-    pub(crate) async fn start(registry: Arc<Registry>, stop: CancellationToken) -> Result<(), ApiError> {
+    pub(crate) async fn start(registry: Arc<Registry>, hooks: Webhooks, stop: CancellationToken) -> Result<(), ApiError> {
         let cache = registry.caches().of(&ResourceId::new(GROUP, PLURAL)).await.map_err(status::of_cache)?;
-        let mut this = Self { registry, cache, served: HashMap::new() };
+        let mut this = Self { registry, hooks, cache, served: HashMap::new() };
         let stored = this.read();
         this.serve(&stored);
         tokio::spawn(async move { stop.clone().run_until_cancelled(this.follow()).await });
@@ -127,7 +129,7 @@ impl Definitions {
             let name = text(definition, &["metadata", "name"]).to_owned();
             let signature = signature(definition);
             let same = self.served.get(&name).is_some_and(|(old, _)| *old == signature);
-            fresh.insert(name, (signature, (!same).then(|| kind::rows(definition))));
+            fresh.insert(name, (signature, (!same).then(|| kind::rows(definition, &self.hooks))));
         }
         let gone: Vec<String> = self.served.keys().filter(|name| !fresh.contains_key(*name)).cloned().collect();
         if gone.is_empty() && fresh.values().all(|(_, rows)| rows.is_none()) {
@@ -189,7 +191,11 @@ impl Definitions {
         }
         let (group, plural) = (text(definition, &["spec", "group"]), text(definition, &["status", "acceptedNames", "plural"]));
         let mut left = 0;
-        let row = self.registry.table().iter().find(|r| r.group == group && r.plural == plural && r.custom.is_some()).cloned();
+        // In the version that they are stored in, nothing has to be converted.
+        let is_stored = |r: &Resource| r.custom.as_ref().is_some_and(|c| c.served_version() == c.stored_version());
+        let table = self.registry.table();
+        let rows: Vec<_> = table.iter().filter(|r| r.group == group && r.plural == plural && r.custom.is_some()).collect();
+        let row = rows.iter().find(|r| is_stored(r)).or(rows.first()).map(|row| (*row).clone());
         if let Some(row) = row.filter(|_| is_true(definition, "Established")) {
             let cache = self.registry.caches().of(&row.storage).await.map_err(status::of_cache)?;
             cache.consistent().await.map_err(status::of_cache)?;

@@ -10,13 +10,16 @@ use wharf_core::object::Object;
 use wharf_core::store::ResourceId;
 use wharf_structural::{FieldError, Schema};
 
+use crate::crd::conversion::WebhookConverter;
 use crate::crd::jsonpath::JsonPath;
 use crate::crd::validation::to_cause;
-use crate::resources::custom::{CustomColumn, CustomKind, ScalePaths};
+use crate::resources::custom::{Converter, CustomColumn, CustomKind, ScalePaths};
 use crate::resources::value::{as_map, at, items, number, text};
+use crate::resources::views::Views;
 use crate::resources::{Resource, StatusRule, version_priority};
 use crate::rest::status::cause;
 use crate::table::age;
+use crate::webhook::Webhooks;
 
 /// What can be done with objects whose definition is going.
 const TERMINATING_VERBS: &[&str] = &["delete", "deletecollection", "get", "list", "watch"];
@@ -28,6 +31,10 @@ struct Version {
     /// What objects are stored as.
     storage_version: String,
     schema: Schema,
+    /// What is stored has no more than this; none where it is this version that is stored.
+    storage_schema: Option<Schema>,
+    converter: Option<Arc<dyn Converter>>,
+    views: Views,
     columns: Vec<CustomColumn>,
     paths: Vec<JsonPath>,
     scale: Option<ScalePaths>,
@@ -37,33 +44,39 @@ struct Version {
 }
 
 /// The rows of a definition whose names are accepted: one for each served version, the preferred first.
-pub(super) fn rows(definition: &Value) -> Vec<Resource> {
+pub(super) fn rows(definition: &Value, hooks: &Webhooks) -> Vec<Resource> {
     let versions = items(definition, &["spec", "versions"]);
-    let storage = versions.iter().find(|v| v.get("storage") == Some(&Value::Bool(true))).map_or("", |v| text(v, &["name"]));
-    // Only the webhook could tell what an object is in another version.
-    let converts = text(definition, &["spec", "conversion", "strategy"]) != "Webhook";
+    let Some(storage) = versions.iter().find(|v| v.get("storage") == Some(&Value::Bool(true))) else { return Vec::new() };
+    let converter: Option<Arc<dyn Converter>> = match text(definition, &["spec", "conversion", "strategy"]) {
+        "Webhook" => Some(Arc::new(WebhookConverter::new(hooks, definition))),
+        _ => None,
+    };
     let mut rows: Vec<Resource> = versions
         .iter()
         .filter(|v| v.get("served") == Some(&Value::Bool(true)))
-        .filter(|v| converts || text(v, &["name"]) == storage)
-        .filter_map(|version| row(definition, version, storage))
+        .filter_map(|version| row(definition, version, storage, converter.clone()))
         .collect();
     rows.sort_by(|a, b| version_priority(&b.version).cmp(&version_priority(&a.version)).then_with(|| a.version.cmp(&b.version)));
     rows
 }
 
-fn row(definition: &Value, version: &Value, storage: &str) -> Option<Resource> {
+/// The schema of a version. A definition from before its rules were what they are now may have one that is refused today.
+fn compile(definition: &Value, openapi: &Value) -> Option<Schema> {
+    Schema::compile(openapi).inspect_err(|error| tracing::warn!("{}: {error}", text(definition, &["metadata", "name"]))).ok()
+}
+
+fn openapi(version: &Value) -> Value {
+    version.pointer("/schema/openAPIV3Schema").cloned().unwrap_or_else(|| json!({"type": "object"}))
+}
+
+fn row(definition: &Value, version: &Value, storage: &Value, converter: Option<Arc<dyn Converter>>) -> Option<Resource> {
     let group = text(definition, &["spec", "group"]);
     let name = text(version, &["name"]);
+    let stored = text(storage, &["name"]);
     let names = at(definition, &["status", "acceptedNames"])?;
-    let openapi = version.pointer("/schema/openAPIV3Schema").cloned().unwrap_or_else(|| json!({"type": "object"}));
-    let schema = match Schema::compile(&openapi) {
-        Ok(schema) => schema,
-        Err(error) => {
-            tracing::warn!("{}: {error}", text(definition, &["metadata", "name"]));
-            return None;
-        }
-    };
+    let shown = openapi(version);
+    let schema = compile(definition, &shown)?;
+    let storage_schema = if name == stored { None } else { compile(definition, &openapi(storage)) };
     let columns = columns(version);
     let paths = columns.iter().map(|(_, path)| path.clone()).collect();
     let scale = at(version, &["subresources", "scale"]).and_then(|scale| {
@@ -111,13 +124,16 @@ fn row(definition: &Value, version: &Value, storage: &str) -> Option<Resource> {
     row.custom = Some(Arc::new(Version {
         api_version: format!("{group}/{name}"),
         kind,
-        storage_version: format!("{group}/{storage}"),
+        storage_version: format!("{group}/{stored}"),
         schema,
+        storage_schema,
+        converter,
+        views: Views::default(),
         columns: columns.into_iter().map(|(column, _)| column).collect(),
         paths,
         scale,
         fields,
-        openapi,
+        openapi: shown,
     }));
     Some(row)
 }
@@ -194,6 +210,15 @@ impl Version {
 }
 
 impl CustomKind for Version {
+    fn served_version(&self) -> &str {
+        &self.api_version
+    }
+    fn converter(&self) -> Option<&dyn Converter> {
+        self.converter.as_deref()
+    }
+    fn views(&self) -> &Views {
+        &self.views
+    }
     fn stored_version(&self) -> &str {
         &self.storage_version
     }
@@ -269,24 +294,26 @@ impl CustomKind for Version {
         self.scale.as_ref()
     }
 
-    fn is_served_as_stored(&self, stored: &Object) -> bool {
-        // What is stored begins with its version, members being sorted.
-        let head = format!("{{\"apiVersion\":\"{}\",", self.api_version);
-        !self.schema.has_defaults() && stored.begins_with(head.as_bytes())
+    fn serve(&self, stored: &mut Value) -> bool {
+        let mut changed = text(stored, &["apiVersion"]) != self.api_version;
+        as_map(stored).insert("apiVersion".into(), self.api_version.as_str().into());
+        self.schema.prune(stored, true, &mut |_| changed = true);
+        if self.schema.has_defaults() {
+            let before = stored.clone();
+            self.schema.fill(stored);
+            changed |= before != *stored;
+        }
+        changed
     }
 
-    fn serve(&self, mut stored: Value) -> Value {
-        as_map(&mut stored).insert("apiVersion".into(), self.api_version.as_str().into());
-        self.schema.prune(&mut stored, true, &mut |_| {});
-        self.schema.fill(&mut stored);
-        stored
-    }
-
-    fn store(&self, mut served: Value) -> Value {
-        let map = as_map(&mut served);
+    fn store(&self, mut written: Value) -> Value {
+        let map = as_map(&mut written);
         map.insert("apiVersion".into(), self.storage_version.as_str().into());
         map.insert("kind".into(), self.kind.as_str().into());
-        served
+        if let Some(schema) = &self.storage_schema {
+            schema.prune(&mut written, true, &mut |_| {});
+        }
+        written
     }
 
     fn schema(&self) -> &Value {

@@ -4,6 +4,7 @@
 //! table for each served version, tells so in the status, and deletes what is left when a definition goes.
 
 mod controller;
+mod conversion;
 mod jsonpath;
 mod kind;
 mod names;
@@ -11,7 +12,7 @@ mod resource;
 mod validation;
 
 pub(crate) use controller::Definitions;
-pub(crate) use resource::row;
+pub(crate) use resource::{note_stored_version, row};
 
 /// Says that the objects of a definition are being deleted.
 pub(crate) fn set_terminating(definition: &mut serde_json::Value, now: &str) {

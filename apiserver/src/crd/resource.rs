@@ -16,6 +16,7 @@ pub(crate) fn row() -> Resource {
         .category(&["api-extensions"])
         .defaults(defaults)
         .validate(validation::definition)
+        .validate_status(validation::stored_versions)
         .columns(&table::NAME_AND_CREATED);
     row.delete = DeleteRule::Definition;
     row
@@ -44,16 +45,19 @@ fn defaults(v: &mut Value) {
             version.remove("additionalPrinterColumns");
         }
     });
-    // The version that objects are written in is one that they are stored in.
+    let status = object(v, &["status"]);
+    default(status, "acceptedNames", json!({"kind": "", "plural": ""}));
+    default(status, "conditions", json!([]));
+}
+
+/// The version that objects are written in is one that they are stored in.
+pub(crate) fn note_stored_version(v: &mut Value) {
     let storage: Vec<String> = items(v, &["spec", "versions"])
         .iter()
         .filter(|version| version.get("storage") == Some(&Value::Bool(true)))
         .map(|version| text(version, &["name"]).to_owned())
         .collect();
-    let status = object(v, &["status"]);
-    default(status, "acceptedNames", json!({"kind": "", "plural": ""}));
-    default(status, "conditions", json!([]));
-    let stored = status.entry("storedVersions").or_insert_with(|| json!([]));
+    let stored = object(v, &["status"]).entry("storedVersions").or_insert_with(|| json!([]));
     if !stored.is_array() {
         *stored = json!([]);
     }

@@ -4,10 +4,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause;
 use serde_json::Value;
 use wharf_structural::{FieldError, Schema, check_definition, non_structural};
 
+use crate::crd::conversion::REVIEWS;
 use crate::crd::jsonpath::JsonPath;
 use crate::resources::value::{at, items, text};
 use crate::rest::status::cause;
-use crate::validation::{label_1035, subdomain};
+use crate::validation::{client_config, label_1035, subdomain};
 
 type Errors = Vec<FieldError>;
 
@@ -44,11 +45,14 @@ pub(super) fn definition(new: &Value, old: Option<&Value>, causes: &mut Vec<Stat
     }
     names(new, &mut errors);
     versions(new, &mut errors);
-    conversion(new, &mut errors);
     if let Some(old) = old {
         update(new, old, &mut errors);
     }
     causes.extend(errors.into_iter().map(to_cause));
+    conversion(new, old, causes);
+    if old.is_some() {
+        stored_versions(new, new, causes);
+    }
 }
 
 const APPROVAL: &str = "api-approved.kubernetes.io";
@@ -133,15 +137,7 @@ fn versions(new: &Value, errors: &mut Errors) {
         }
         columns(version, &path, errors);
         scale(version, &path, errors);
-        for (j, field) in items(version, &["selectableFields"]).iter().enumerate() {
-            let json_path = text(field, &["jsonPath"]);
-            if json_path.is_empty() {
-                errors.push(FieldError::required(&format!("{path}.selectableFields[{j}].jsonPath"), ""));
-            } else if JsonPath::members(json_path).is_none() {
-                let why = "is an invalid path: does not refer to a valid field";
-                errors.push(FieldError::invalid(&format!("{path}.selectableFields[{j}].jsonPath"), &json_path.into(), why));
-            }
-        }
+        selectable(version, &path, errors);
     }
 }
 
@@ -190,35 +186,117 @@ fn scale(version: &Value, path: &str, errors: &mut Errors) {
     }
 }
 
-fn conversion(new: &Value, errors: &mut Errors) {
+fn conversion(new: &Value, old: Option<&Value>, causes: &mut Vec<StatusCause>) {
     let Some(conversion) = at(new, &["spec", "conversion"]) else { return };
+    let mut push = |error: FieldError| causes.push(to_cause(error));
     let webhook = at(conversion, &["webhook"]);
+    let (client, reviews) = ("spec.conversion.webhookClientConfig", "spec.conversion.conversionReviewVersions");
     match text(conversion, &["strategy"]) {
-        "" => errors.push(FieldError::required("spec.conversion.strategy", "")),
-        "None" => {
+        "Webhook" => {}
+        strategy => {
+            if strategy.is_empty() {
+                push(FieldError::required("spec.conversion.strategy", ""));
+            } else if strategy != "None" {
+                let supported = ["None".to_owned(), "Webhook".to_owned()];
+                push(FieldError::not_supported("spec.conversion.strategy", &strategy.into(), &supported));
+            }
             if webhook.is_some() {
-                let why = "should not be set when strategy is not set to Webhook";
-                errors.push(FieldError::forbidden("spec.conversion.webhookClientConfig", why));
+                push(FieldError::forbidden(client, "should not be set when strategy is not set to Webhook"));
             }
+            return;
         }
-        "Webhook" => {
-            let Some(webhook) = webhook else {
-                errors.push(FieldError::required("spec.conversion.webhookClientConfig", "required when strategy is set to Webhook"));
-                return;
-            };
-            if items(webhook, &["conversionReviewVersions"]).is_empty() {
-                errors.push(FieldError::required("spec.conversion.conversionReviewVersions", ""));
-            }
-            let (url, service) = (at(webhook, &["clientConfig", "url"]), at(webhook, &["clientConfig", "service"]));
-            if url.is_some() == service.is_some() {
-                let why = "exactly one of url or service is required";
-                errors.push(FieldError::required("spec.conversion.webhookClientConfig", why));
-            }
+    }
+    let Some(webhook) = webhook else {
+        return push(FieldError::required(client, "required when strategy is set to Webhook"));
+    };
+    match at(webhook, &["clientConfig"]) {
+        None => push(FieldError::required(client, "required when strategy is set to Webhook")),
+        Some(config) => {
+            let before = old.and_then(|old| at(old, &["spec", "conversion", "webhook", "clientConfig"]));
+            client_config(config, before, client, causes);
         }
-        other => {
-            let supported = ["None".to_owned(), "Webhook".to_owned()];
-            errors.push(FieldError::not_supported("spec.conversion.strategy", &other.into(), &supported));
+    }
+    let mut push = |error: FieldError| causes.push(to_cause(error));
+    let versions = items(webhook, &["conversionReviewVersions"]);
+    if versions.is_empty() {
+        return push(FieldError::required(reviews, ""));
+    }
+    for (i, version) in versions.iter().enumerate() {
+        let field = format!("{reviews}[{i}]");
+        if versions.iter().take(i).any(|v| v == version) {
+            push(FieldError::invalid(&field, version, "duplicate version"));
+        } else if let Some(why) = label_1035(version.as_str().unwrap_or_default()) {
+            push(FieldError::invalid(&field, version, why));
         }
+    }
+    // What an older server took stays.
+    let known = |webhook: &Value| {
+        let versions = items(webhook, &["conversionReviewVersions"]);
+        versions.iter().any(|v| v.as_str().is_some_and(|v| REVIEWS.contains(&v)))
+    };
+    let before = old.and_then(|old| at(old, &["spec", "conversion", "webhook"]));
+    if !known(webhook) && before.is_none_or(|before| items(before, &["conversionReviewVersions"]).is_empty() || known(before)) {
+        push(FieldError::invalid(reviews, &versions.into(), "must include at least one of v1, v1beta1"));
+    }
+}
+
+/// Fields to select by: scalars that the schema has, outside metadata.
+fn selectable(version: &Value, path: &str, errors: &mut Errors) {
+    const MOST: u64 = 8;
+    let fields = items(version, &["selectableFields"]);
+    if fields.len() as u64 > MOST {
+        errors.push(FieldError::too_many(&format!("{path}.selectableFields"), fields.len(), MOST));
+    }
+    let mut known: Vec<Vec<String>> = Vec::new();
+    for (i, field) in fields.iter().enumerate() {
+        let (json_path, here) = (text(field, &["jsonPath"]), format!("{path}.selectableFields[{i}]"));
+        if json_path.is_empty() {
+            errors.push(FieldError::required(&format!("{here}.jsonPath"), ""));
+            continue;
+        }
+        let root = version.pointer("/schema/openAPIV3Schema").unwrap_or(&Value::Null);
+        let members = JsonPath::members(json_path).filter(|members| !members.is_empty());
+        let in_metadata = members.as_ref().is_some_and(|m| m.first().is_some_and(|m| m == "metadata"));
+        let below = |schema: &Value, member: &String| schema.get("properties").and_then(|p| p.get(member)).cloned();
+        let schema = members.as_ref().and_then(|m| m.iter().try_fold(root.clone(), |schema, member| below(&schema, member)));
+        let wrong = |field: &str, why: &str| FieldError::invalid(field, &json_path.into(), why);
+        let Some(members) = members.filter(|_| schema.is_some() || in_metadata) else {
+            errors.push(wrong(&format!("{here}.jsonPath"), "is an invalid path: does not refer to a valid field"));
+            continue;
+        };
+        if in_metadata {
+            errors.push(wrong(&here, "must not point to fields in metadata"));
+        }
+        if !matches!(text(&schema.unwrap_or_default(), &["type"]), "string" | "boolean" | "integer") {
+            let why = "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.";
+            errors.push(wrong(&here, why));
+        }
+        if known.contains(&members) {
+            errors.push(FieldError::duplicate(&here, &json_path.into()));
+        }
+        known.push(members);
+    }
+}
+
+/// The versions that objects may be stored in.
+pub(super) fn stored_versions(new: &Value, _: &Value, causes: &mut Vec<StatusCause>) {
+    let versions = items(new, &["spec", "versions"]);
+    let (stored, field) = (items(new, &["status", "storedVersions"]), "status.storedVersions");
+    let mut push = |error: FieldError| causes.push(to_cause(error));
+    if stored.is_empty() {
+        push(FieldError::invalid(field, &stored.into(), "must have at least one stored version"));
+    }
+    for (i, version) in stored.iter().enumerate().filter(|(_, s)| !versions.iter().any(|v| v.get("name") == Some(s))) {
+        let name = version.as_str().unwrap_or_default();
+        let why = format!(
+            "missing from spec.versions; {name} was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in {name} and removes {name} from status.storedVersions"
+        );
+        push(FieldError::invalid(&format!("{field}[{i}]"), version, &why));
+    }
+    let storage = versions.iter().find(|v| v.get("storage") == Some(&Value::Bool(true))).and_then(|v| v.get("name"));
+    if let Some(name) = storage.filter(|name| !stored.is_empty() && !stored.contains(name)) {
+        let why = format!("must have the storage version {}", name.as_str().unwrap_or_default());
+        push(FieldError::invalid(field, &stored.into(), &why));
     }
 }
 
@@ -234,12 +312,6 @@ fn update(new: &Value, old: &Value, errors: &mut Errors) {
         if at(new, &full) != at(old, &full) {
             let value = at(new, &full).cloned().unwrap_or(Value::Null);
             errors.push(FieldError::invalid(&full.join("."), &value, "field is immutable"));
-        }
-    }
-    let names: Vec<&str> = items(new, &["spec", "versions"]).iter().map(|v| text(v, &["name"])).collect();
-    for (i, stored) in items(new, &["status", "storedVersions"]).iter().enumerate() {
-        if !stored.as_str().is_some_and(|s| names.contains(&s)) {
-            errors.push(FieldError::invalid(&format!("status.storedVersions[{i}]"), stored, "missing from spec.versions; v1 was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in v1 and removes v1 from status.storedVersions".replace("v1", stored.as_str().unwrap_or_default()).as_str()));
         }
     }
 }

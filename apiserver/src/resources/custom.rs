@@ -3,9 +3,13 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use async_trait::async_trait;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause;
 use serde_json::Value;
+use wharf_core::api::ApiError;
 use wharf_core::object::Object;
+
+use super::views::Views;
 
 /// A column of a custom resource's table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,10 +37,36 @@ pub struct ScalePaths {
     pub selector: Option<Vec<String>>,
 }
 
+/// Converts objects of a custom resource between its versions.
+///
+/// # Contract
+/// Answers as many objects as it is given, in their order, each in the version `wanted` (`example.com/v2`). Of metadata only labels and
+/// annotations may differ. The objects need not be of one version; none is of the wanted one.
+///
+/// # Cancellation
+/// A dropped call leaves nothing behind.
+///
+/// # Errors
+/// What the client is told.
+///
+/// # Panics
+/// Never on input.
+#[async_trait]
+pub trait Converter: fmt::Debug + Send + Sync {
+    /// Converts objects.
+    async fn convert(&self, objects: Vec<Value>, wanted: &str) -> Result<Vec<Value>, ApiError>;
+}
+
 /// One served version of a custom resource.
 pub trait CustomKind: fmt::Debug + Send + Sync {
+    /// Group and version that objects are served in: `example.com/v2`.
+    fn served_version(&self) -> &str;
     /// Group and version that objects are stored in: `example.com/v1`.
     fn stored_version(&self) -> &str;
+    /// What converts objects between versions; without it they differ in nothing but the version's name.
+    fn converter(&self) -> Option<&dyn Converter>;
+    /// What is known of stored objects already.
+    fn views(&self) -> &Views;
     /// Drops the fields that the schema lacks; `unknown` is told their paths.
     ///
     /// # Errors
@@ -54,12 +84,10 @@ pub trait CustomKind: fmt::Debug + Send + Sync {
     fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value>;
     /// Where its scale stands.
     fn scale(&self) -> Option<&ScalePaths>;
-    /// Whether a stored object is served with the very bytes that are stored.
-    fn is_served_as_stored(&self, stored: &Object) -> bool;
-    /// From what is stored to what is served.
-    fn serve(&self, stored: Value) -> Value;
-    /// From what is served to what is stored.
-    fn store(&self, served: Value) -> Value;
+    /// From what is stored, converted, to what is served. Answers whether anything had to be changed.
+    fn serve(&self, stored: &mut Value) -> bool;
+    /// From what was written, converted, to what is stored.
+    fn store(&self, written: Value) -> Value;
     /// The schema as OpenAPI v3 shows it, of the kind as a whole.
     fn schema(&self) -> &Value;
 }

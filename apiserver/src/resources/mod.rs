@@ -7,6 +7,7 @@ pub(crate) mod events;
 mod normal;
 mod normalize;
 pub mod value;
+pub mod views;
 
 use std::borrow::Cow;
 use std::collections::HashMap;

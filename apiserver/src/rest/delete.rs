@@ -10,8 +10,9 @@ use wharf_core::store::{Record, StoreError, Transaction};
 
 use super::admission::Operation;
 use super::read::{ListAnswer, ListRequest};
+use super::versions::{decode, encode, present_written};
 use super::write::is_finished;
-use super::{MAX_RETRIES, Registry, WriteContext, Written, commit, decode, encode, present, service_claims, status, timestamp};
+use super::{MAX_RETRIES, Registry, WriteContext, Written, commit, service_claims, status, timestamp};
 use crate::resources::value::{at, items, number, object, text};
 use crate::resources::{DeleteRule, Resource};
 
@@ -40,7 +41,7 @@ impl Registry {
             let Some(record) = self.store().get(&key).await.map_err(status::of_store)? else {
                 return Err(status::not_found(&row.group, &row.plural, name));
             };
-            let (old, managed) = decode(row, &record.value)?;
+            let (old, managed) = decode(row, &record.value).await?;
             check_preconditions(row, &record, &old, options)?;
             let old = Arc::new(old);
             let request = self.admission_request(ctx, row, Operation::Delete, "", &key, Some(old.clone()));
@@ -52,10 +53,10 @@ impl Registry {
             let mut transaction = if gone {
                 Transaction::delete(key.clone(), record.modified)
             } else if new == *old {
-                let object = present(row, Arc::new(Object::from_record(&record)));
+                let object = present_written(row, Object::from_record(&record)).await?;
                 return Ok(Written { object, warnings, created: false, gone: false });
             } else {
-                Transaction::update(key.clone(), encode(row, &new, &managed)?, record.modified)
+                Transaction::update(key.clone(), encode(row, &new, &managed).await?, record.modified)
             };
             if gone {
                 transaction.ops.extend(service_claims::ops(row, &key, Some(&old), None));
@@ -70,10 +71,10 @@ impl Registry {
                     Err(error) => return Err(status::of_store(error)),
                 }
             };
-            let value = if gone { record.value.clone() } else { encode(row, &new, &managed)? };
+            let value = if gone { record.value.clone() } else { encode(row, &new, &managed).await? };
             drop(managed);
             let record = Record { key, value, created: record.created, modified: revision };
-            let object = present(row, Arc::new(Object::from_record(&record)));
+            let object = present_written(row, Object::from_record(&record)).await?;
             return Ok(Written { object, warnings, created: false, gone });
         }
         Err(status::conflict(&row.group, &row.plural, name, status::MODIFIED))

@@ -28,17 +28,16 @@ mod services;
 pub mod status;
 mod strict;
 mod subresources;
+mod versions;
 mod write;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde_json::Value;
 use wharf_core::api::ApiError;
 use wharf_core::cache::Caches;
 use wharf_core::clock::Clock;
-use wharf_core::object::{Object, encode_managed, encode_stored, splice_revision, split_managed};
+use wharf_core::object::Object;
 use wharf_core::store::{Fence, Key, SharedStore};
 
 use self::admission::{AdmissionChain, Reviews};
@@ -187,54 +186,6 @@ impl Registry {
     fn key(row: &Resource, namespace: &str, name: &str) -> Key {
         Key::new(row.storage.clone(), if row.namespaced { namespace } else { "" }, name)
     }
-}
-
-/// A value as it is stored, in bytes; its managedFields are apart from it.
-fn encode(row: &Resource, value: &Value, managed: &str) -> Result<Bytes, ApiError> {
-    let encoded = match (row.stored_as, &row.custom) {
-        (Some(shape), _) => encode_managed(&(shape.store)(value.clone()), managed),
-        (None, Some(custom)) => encode_managed(&custom.store(value.clone()), managed),
-        (None, None) => encode_managed(value, managed),
-    };
-    encoded.map_err(status::internal)
-}
-
-/// Reads what [`encode`] made: the object, and the text of its managedFields, which is empty if it has none. Most writes only move them.
-fn decode<'r>(row: &Resource, bytes: &'r [u8]) -> Result<(Value, Cow<'r, str>), ApiError> {
-    if let Some((object, managed)) = split_managed(bytes) {
-        return Ok((serve(row, parse_stored(&object)?), managed));
-    }
-    let mut value = parse_stored(bytes)?;
-    let managed = take_managed(&mut value).unwrap_or_default();
-    Ok((serve(row, value), Cow::Owned(managed)))
-}
-
-/// Takes managedFields out of an object, as text.
-fn take_managed(value: &mut Value) -> Option<String> {
-    value.get_mut("metadata")?.as_object_mut()?.remove("managedFields").map(|managed| managed.to_string())
-}
-
-fn serve(row: &Resource, value: Value) -> Value {
-    match (row.stored_as, &row.custom) {
-        (Some(shape), _) => (shape.serve)(value),
-        (None, Some(custom)) => custom.serve(value),
-        (None, None) => value,
-    }
-}
-
-/// A stored object as it is served. Where it is stored as it is served, which is nearly always, it stays the same.
-fn present(row: &Resource, object: Arc<Object>) -> Arc<Object> {
-    let as_stored = match (row.stored_as, &row.custom) {
-        (Some(_), _) => false,
-        (None, Some(custom)) => custom.is_served_as_stored(&object),
-        (None, None) => true,
-    };
-    if as_stored {
-        return object;
-    }
-    let Ok(value) = parse_stored(&object.to_bytes()) else { return object };
-    let bytes = encode_stored(&serve(row, value)).map(|b| splice_revision(&b, object.revision()));
-    Arc::new(Object::from_served(object.key().clone(), object.revision(), bytes.unwrap_or_else(|_| object.bytes().clone())))
 }
 
 /// A time as `metav1.Time` writes it.

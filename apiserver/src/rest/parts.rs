@@ -43,6 +43,9 @@ pub(super) fn rule(row: &Resource, sub: &str) -> Option<PartRule> {
 
 /// What the server alone says of a new object.
 pub(super) fn prepare(row: &Resource, user: &User, new: &mut Value) {
+    if row.delete == DeleteRule::Definition {
+        crate::crd::note_stored_version(new);
+    }
     if !is(row, "certificates.k8s.io", "certificatesigningrequests") {
         return;
     }
@@ -82,6 +85,9 @@ fn main(row: &Resource, new: &mut Value, old: &Value) {
     if row.delete == DeleteRule::Namespace {
         let spec = as_map(new).entry("spec").or_insert_with(|| json!({}));
         copy_member(spec, old.get("spec").unwrap_or(&Value::Null), "finalizers");
+    }
+    if row.delete == DeleteRule::Definition {
+        crate::crd::note_stored_version(new);
     }
     if is(row, "certificates.k8s.io", "certificatesigningrequests") {
         copy_member(new, old, "spec");

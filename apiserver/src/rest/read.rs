@@ -13,7 +13,8 @@ use wharf_core::store::{Key, ListOptions, Revision, Scope, StoreError};
 
 use super::continuation::Continuation;
 use super::select::Selection;
-use super::{Registry, present, status};
+use super::versions::{present, present_all};
+use super::{Registry, status};
 use crate::resources::Resource;
 
 /// How often a watch that asks for bookmarks gets one; Kubernetes' own.
@@ -131,6 +132,12 @@ fn at_revision(object: &Object, revision: Revision) -> Object {
     Object::from_served(object.key().clone(), revision, served.unwrap_or_else(|| bytes.clone()))
 }
 
+/// Those of some stored objects that match, as they are served.
+async fn selected(row: &Resource, selection: &Selection, stored: Vec<Arc<Object>>) -> Result<Vec<Arc<Object>>, ApiError> {
+    let matching = |objects: Vec<Arc<Object>>| objects.into_iter().filter(|o| selection.matches(row, o)).collect::<Vec<_>>();
+    if selection.looks_inside(row) { Ok(matching(present_all(row, stored).await?)) } else { present_all(row, matching(stored)).await }
+}
+
 impl Registry {
     /// One object.
     ///
@@ -144,7 +151,7 @@ impl Registry {
             ReadAt::NotOlderThan(revision) => cache.reach(revision).await.map_err(status::of_cache)?,
         }
         let found = cache.get(namespace, name).ok_or_else(|| status::not_found(&row.group, &row.plural, name))?;
-        Ok(present(row, found))
+        present(row, found).await
     }
 
     async fn page(&self, row: &Resource, namespace: Option<&str>, at: ReadAt) -> Result<Page, ApiError> {
@@ -180,10 +187,12 @@ impl Registry {
         let revision = page.revision;
         let limit = request.limit.unwrap_or(usize::MAX);
         let total = page.items.len();
+        let inside = selection.looks_inside(row);
+        let stored = if inside { present_all(row, page.items).await? } else { page.items };
         let mut seen = 0;
         let mut items = Vec::new();
         let mut more = false;
-        for object in page.items {
+        for object in stored {
             seen += 1;
             if after.as_ref().is_some_and(|last| (&object.key().namespace, &object.key().name) <= (&last.namespace, &last.name)) {
                 continue;
@@ -194,9 +203,10 @@ impl Registry {
                     seen -= 1;
                     break;
                 }
-                items.push(present(row, object));
+                items.push(object);
             }
         }
+        let items = if inside { items } else { present_all(row, items).await? };
         let continue_token = if more { items.last().map(|o| token(revision, o.key())).unwrap_or_default() } else { String::new() };
         let remaining = (more && selection.is_everything()).then(|| total - seen);
         Ok(ListAnswer { items, revision, continue_token, remaining })
@@ -228,15 +238,13 @@ impl Registry {
                 }
                 (other, _) => status::of_store(other),
             })?;
-            for record in &listing.records {
-                let object = Arc::new(Object::from_record(record));
-                if selection.matches(row, &object) {
-                    if items.len() == limit {
-                        let continue_token = items.last().map(|o| token(revision, o.key())).unwrap_or_default();
-                        return Ok(ListAnswer { items, revision, continue_token, remaining: None });
-                    }
-                    items.push(present(row, object));
+            let stored = listing.records.iter().map(|record| Arc::new(Object::from_record(record))).collect();
+            for object in selected(row, selection, stored).await? {
+                if items.len() == limit {
+                    let continue_token = items.last().map(|o| token(revision, o.key())).unwrap_or_default();
+                    return Ok(ListAnswer { items, revision, continue_token, remaining: None });
                 }
+                items.push(object);
             }
             after = listing.records.last().map(|r| r.key.clone());
             if !listing.more || after.is_none() {
@@ -259,7 +267,8 @@ impl Registry {
                 Some(revision) => cache.reach(revision).await.map_err(status::of_cache)?,
             }
             let (page, watcher) = cache.list_and_watch(request.selection.namespace.as_deref()).map_err(status::of_cache)?;
-            queue.extend(page.items.into_iter().filter(|o| request.selection.matches(row, o)).map(|o| WatchEvent::Added(present(row, o))));
+            let initial = selected(row, &request.selection, page.items).await?;
+            queue.extend(initial.into_iter().map(WatchEvent::Added));
             if request.initial_events == Some(true) && request.bookmarks {
                 queue.push_back(WatchEvent::Bookmark { revision: page.revision, initial: true });
             }
@@ -321,7 +330,10 @@ impl WatchState {
                 events = self.watcher.next() => match events {
                     Ok(events) => {
                         for event in events {
-                            self.translate(&event);
+                            if let Err(error) = self.translate(&event).await {
+                                self.done = true;
+                                return Some(Err(error));
+                            }
                         }
                     }
                     Err(wharf_core::cache::CacheError::Closed) => return None,
@@ -341,18 +353,35 @@ impl WatchState {
         }
     }
 
+    /// Whether an object matches, and what it looks like then.
+    async fn matching(row: &Resource, selection: &Selection, stored: &Arc<Object>) -> Result<Option<Arc<Object>>, ApiError> {
+        if selection.looks_inside(row) {
+            return Ok(Some(present(row, stored.clone()).await?).filter(|o| selection.matches(row, o)));
+        }
+        if selection.matches(row, stored) { present(row, stored.clone()).await.map(Some) } else { Ok(None) }
+    }
+
     /// A change as the selection sees it.
-    fn translate(&mut self, event: &wharf_core::cache::CacheEvent) {
-        let was = event.previous.as_ref().filter(|o| self.selection.matches(&self.row, o));
-        let is = (!event.deleted && self.selection.matches(&self.row, &event.object)).then_some(&event.object);
-        let event = match (was, is) {
-            (None, Some(object)) => WatchEvent::Added(present(&self.row, object.clone())),
-            (Some(_), Some(object)) => WatchEvent::Modified(present(&self.row, object.clone())),
-            (Some(_), None) if event.deleted => WatchEvent::Deleted(present(&self.row, event.object.clone())),
-            (Some(old), None) => WatchEvent::Deleted(present(&self.row, Arc::new(at_revision(old, event.revision)))),
-            (None, None) => return,
+    async fn translate(&mut self, event: &wharf_core::cache::CacheEvent) -> Result<(), ApiError> {
+        let is = Self::matching(&self.row, &self.selection, &event.object).await?;
+        let event = match (&event.previous, is) {
+            (None, Some(object)) if !event.deleted => WatchEvent::Added(object),
+            (None, _) => return Ok(()),
+            // Where everything matches, what it was is not looked at.
+            (Some(_), Some(object)) if self.selection.is_everything() && self.selection.namespace.is_none() => match event.deleted {
+                true => WatchEvent::Deleted(object),
+                false => WatchEvent::Modified(object),
+            },
+            (Some(previous), is) => match (Self::matching(&self.row, &self.selection, previous).await?, is) {
+                (Some(_), Some(object)) if event.deleted => WatchEvent::Deleted(object),
+                (Some(_), Some(object)) => WatchEvent::Modified(object),
+                (Some(old), None) => WatchEvent::Deleted(Arc::new(at_revision(&old, event.revision))),
+                (None, Some(object)) if !event.deleted => WatchEvent::Added(object),
+                (None, _) => return Ok(()),
+            },
         };
         self.queue.push_back(event);
+        Ok(())
     }
 }
 

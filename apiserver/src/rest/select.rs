@@ -60,6 +60,13 @@ impl Selection {
         self.labels.is_everything() && self.fields.is_everything()
     }
 
+    /// Whether it depends on what an object looks like in the very version that is asked for.
+    pub(super) fn looks_inside(&self, row: &Resource) -> bool {
+        let Some(custom) = &row.custom else { return false };
+        let own = |field: &str| !matches!(field, "metadata.name" | "metadata.namespace");
+        (custom.converter().is_some() && !self.labels.is_everything()) || self.fields.requirements().iter().any(|r| own(&r.field))
+    }
+
     /// Whether an object matches.
     pub fn matches(&self, row: &Resource, object: &Object) -> bool {
         if self.namespace.as_ref().is_some_and(|n| *n != object.key().namespace) {

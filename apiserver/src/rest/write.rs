@@ -8,9 +8,9 @@ use wharf_core::object::{Object, without_revision};
 use wharf_core::store::{Expect, Key, Op, Record, ResourceId, Revision, StoreError, Transaction};
 
 use super::admission::{AdmissionRequest, Operation};
+use super::versions::{decode, encode, present_written, take_managed};
 use super::{
-    FieldValidation, MAX_RETRIES, Registry, Tracking, WriteContext, Written, commit, decode, encode, names, parts, present, service_claims,
-    services, status, strict, take_managed,
+    FieldValidation, MAX_RETRIES, Registry, Tracking, WriteContext, Written, commit, names, parts, service_claims, services, status, strict,
 };
 use crate::patch::{self, Changed, Patch};
 use crate::resources::value::{as_map, at, copy_member, items, object, text};
@@ -143,12 +143,12 @@ impl Registry {
         self.allocate(row, &mut value, None).await?;
         for attempt in 0.. {
             let key = Self::key(row, namespace, text(&value, &["metadata", "name"]));
-            let stored = encode(row, &value, &managed)?;
+            let stored = encode(row, &value, &managed).await?;
             if ctx.dry_run {
                 if self.store().get(&key).await.map_err(status::of_store)?.is_some() {
                     return Err(status::already_exists(&row.group, &row.plural, &key.name));
                 }
-                let object = present(row, Arc::new(Object::from_served(key, Revision(0), without_revision(&stored))));
+                let object = present_written(row, Object::from_served(key, Revision(0), without_revision(&stored))).await?;
                 return Ok(Written { object, warnings, created: true, gone: false });
             }
             let mut ops = vec![Op::Put { key: key.clone(), value: stored.clone(), expect: Expect::Absent }];
@@ -158,7 +158,7 @@ impl Registry {
             match self.commit(ctx, Transaction::new(ops)).await? {
                 Ok(revision) => {
                     let record = Record { key, value: stored, created: revision, modified: revision };
-                    let object = present(row, Arc::new(Object::from_record(&record)));
+                    let object = present_written(row, Object::from_record(&record)).await?;
                     return Ok(Written { object, warnings, created: true, gone: false });
                 }
                 Err(StoreError::Conflict { key: at, .. }) if service_claims::is_claim(&at) && attempt < MAX_RETRIES => {
@@ -337,7 +337,7 @@ impl Registry {
             let Some(record) = self.store().get(&key).await.map_err(status::of_store)? else {
                 return Err(status::not_found(&row.group, &row.plural, name));
             };
-            let (mut old, managed) = decode(row, &record.value)?;
+            let (mut old, managed) = decode(row, &record.value).await?;
             object(&mut old, &["metadata"]).insert("resourceVersion".into(), record.modified.to_string().into());
             let new = change(&old, &managed)?;
             if let Some(written) = self.replace(ctx, row, sub, &record, (old, &managed), new).await? {
@@ -400,12 +400,13 @@ impl Registry {
         self.validate(row, sub, &new, Some(&old))?;
         warnings.extend(self.admission.validate(&request, &new).await?);
         object(&mut new, &["metadata"]).remove("resourceVersion");
-        let stored = encode(row, &new, &managed)?;
-        let unchanged =
-            |object: Object, warnings| Ok(Some(Written { object: present(row, Arc::new(object)), warnings, created: false, gone: false }));
+        let stored = encode(row, &new, &managed).await?;
+        let unchanged = async |object: Object, warnings| {
+            Ok(Some(Written { object: present_written(row, object).await?, warnings, created: false, gone: false }))
+        };
         if is_finished(row, &new) {
             if ctx.dry_run {
-                return unchanged(Object::from_record(&Record { value: stored, ..record.clone() }), warnings);
+                return unchanged(Object::from_record(&Record { value: stored, ..record.clone() }), warnings).await;
             }
             let mut transaction = Transaction::delete(key.clone(), record.modified);
             transaction.ops.extend(service_claims::ops(row, key, Some(&old), None));
@@ -413,7 +414,7 @@ impl Registry {
             return match self.commit(ctx, transaction).await? {
                 Ok(revision) => {
                     let last = Record { key: key.clone(), value: stored, created: record.created, modified: revision };
-                    let object = present(row, Arc::new(Object::from_record(&last)));
+                    let object = present_written(row, Object::from_record(&last)).await?;
                     Ok(Some(Written { object, warnings, created: false, gone: true }))
                 }
                 Err(StoreError::Conflict { .. }) => Ok(None),
@@ -421,10 +422,10 @@ impl Registry {
             };
         }
         if is_same(&new, &old) && patch::same_but_for_times(&managed, old_managed) {
-            return unchanged(Object::from_record(record), warnings);
+            return unchanged(Object::from_record(record), warnings).await;
         }
         if ctx.dry_run {
-            return unchanged(Object::from_record(&Record { value: stored, ..record.clone() }), warnings);
+            return unchanged(Object::from_record(&Record { value: stored, ..record.clone() }), warnings).await;
         }
         let mut transaction = Transaction::update(key.clone(), stored.clone(), record.modified);
         transaction.ops.extend(service_claims::ops(row, key, Some(&old), Some(&new)));
@@ -432,7 +433,7 @@ impl Registry {
         match self.commit(ctx, transaction).await? {
             Ok(revision) => {
                 let record = Record { key: key.clone(), value: stored, created: record.created, modified: revision };
-                unchanged(Object::from_record(&record), warnings)
+                unchanged(Object::from_record(&record), warnings).await
             }
             Err(StoreError::Conflict { key: at, .. }) if service_claims::is_claim(&at) => {
                 // Another server gave it out meanwhile: the next try sees so.

@@ -66,7 +66,7 @@ fn name_rule(row: &Resource) -> fn(&str) -> Option<&'static str> {
 }
 
 /// Labels, wherever they are.
-pub(super) fn labels(labels: Option<&Value>, field: &str, causes: &mut Causes) {
+pub(crate) fn labels(labels: Option<&Value>, field: &str, causes: &mut Causes) {
     for (key, value) in labels.and_then(Value::as_object).into_iter().flatten() {
         if !is_qualified_name(key) {
             invalid(causes, field, &key.as_str().into(), QUALIFIED);
@@ -75,6 +75,20 @@ pub(super) fn labels(labels: Option<&Value>, field: &str, causes: &mut Causes) {
             let long = value.as_str().is_some_and(|v| v.len() > 63);
             invalid(causes, field, value, if long { "must be no more than 63 bytes" } else { LABEL_VALUE });
         }
+    }
+}
+
+/// Annotations, wherever they are.
+pub(crate) fn annotations(annotations: Option<&Value>, field: &str, causes: &mut Causes) {
+    let mut size = 0;
+    for (key, value) in annotations.and_then(Value::as_object).into_iter().flatten() {
+        if !is_qualified_name(&key.to_lowercase()) {
+            invalid(causes, field, &key.as_str().into(), QUALIFIED);
+        }
+        size += key.len() + value.as_str().map_or(0, str::len);
+    }
+    if size > MAX_ANNOTATIONS {
+        super::too_long(causes, field, MAX_ANNOTATIONS);
     }
 }
 
@@ -87,20 +101,7 @@ pub(crate) fn metadata(row: &Resource, new: &Value, old: Option<&Value>, causes:
         invalid(causes, "metadata.name", &name.into(), why);
     }
     labels(at(new, &["metadata", "labels"]), "metadata.labels", causes);
-    let mut size = 0;
-    for (key, value) in at(new, &["metadata", "annotations"]).and_then(Value::as_object).into_iter().flatten() {
-        if !is_qualified_name(&key.to_lowercase()) {
-            invalid(causes, "metadata.annotations", &key.as_str().into(), QUALIFIED);
-        }
-        size += key.len() + value.as_str().map_or(0, str::len);
-    }
-    if size > MAX_ANNOTATIONS {
-        causes.push(crate::rest::status::cause(
-            "FieldValueTooLong",
-            format!("Too long: may not be more than {MAX_ANNOTATIONS} bytes"),
-            "metadata.annotations",
-        ));
-    }
+    annotations(at(new, &["metadata", "annotations"]), "metadata.annotations", causes);
     let mut controllers = 0;
     for (i, owner) in items(new, &["metadata", "ownerReferences"]).iter().enumerate() {
         for part in ["apiVersion", "kind", "name", "uid"] {

@@ -1,6 +1,7 @@
 //! What may not be stored, in Kubernetes' words.
 
 mod addresses;
+mod admission;
 mod affinity;
 mod api_service;
 mod autoscaling;
@@ -9,6 +10,7 @@ mod cron_job;
 mod endpoints;
 mod env;
 mod ephemeral;
+mod flow_control;
 mod job;
 mod metadata;
 mod namespace;
@@ -27,6 +29,7 @@ mod selector;
 mod share;
 mod storage;
 mod volume;
+mod webhook;
 mod workload;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause;
@@ -36,14 +39,18 @@ use crate::resources::value::number;
 use crate::rest::status::cause;
 
 pub(crate) use addresses::{ip_address, service_cidr};
+pub(crate) use admission::{
+    mutating_policy, mutating_policy_binding, mutating_webhooks, validating_policy, validating_policy_binding, validating_webhooks,
+};
 pub(crate) use api_service::api_service;
 pub(crate) use autoscaling::{horizontal_pod_autoscaler, horizontal_pod_autoscaler_status, horizontal_pod_autoscaler_v1};
 pub(crate) use coordination::lease;
 pub(crate) use cron_job::cron_job;
 pub(crate) use endpoints::endpoints;
 pub(crate) use ephemeral::ephemeral_containers;
+pub(crate) use flow_control::{flow_schema, flow_schema_status, priority_level, priority_level_status};
 pub(crate) use job::job;
-pub(crate) use metadata::{label_1035, metadata, subdomain};
+pub(crate) use metadata::{annotations, label_1035, labels, metadata, subdomain};
 pub(crate) use namespace::{namespace, namespace_finalizers, namespace_status};
 pub(crate) use networking::{ingress, ingress_class, ingress_status, network_policy};
 pub(crate) use objects::{config_map, endpoint_slice, runtime_class, secret, service};
@@ -58,6 +65,7 @@ pub(crate) use storage::{
     csi_driver, csi_node, csi_storage_capacity, persistent_volume, persistent_volume_claim, storage_class, volume_attachment,
     volume_attributes_class,
 };
+pub(crate) use webhook::client_config;
 pub(crate) use workload::{
     daemon_set, daemon_set_status, deployment, deployment_status, pod_template, replica_set, replicas_status, replication_controller,
     stateful_set, stateful_set_status,

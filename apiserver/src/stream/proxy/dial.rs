@@ -104,7 +104,7 @@ pub(super) async fn secure(stream: Box<dyn Duplex>, address: IpAddr) -> io::Resu
 }
 
 /// A failure as Go tells it, which is what clients know.
-pub(super) fn told(address: SocketAddr, error: &io::Error) -> String {
+pub(crate) fn told(address: SocketAddr, error: &io::Error) -> String {
     let why = match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
         io::ErrorKind::TimedOut => return format!("dial tcp {address}: i/o timeout"),

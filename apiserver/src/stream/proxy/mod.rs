@@ -22,6 +22,7 @@ use wharf_core::api::SharedApi;
 use wharf_core::clock::Clock;
 use wharf_core::runtime::BoxError;
 
+pub(crate) use self::dial::told;
 pub use self::dial::{Dialer, NetworkDialer};
 use self::target::{Backend, unreachable_service};
 use crate::request::RequestInfo;
@@ -157,7 +158,7 @@ impl Proxy {
             stream = self.connect(backend) => stream,
             () = self.clock.sleep(DIAL_TIMEOUT) => Err(io::ErrorKind::TimedOut.into()),
         };
-        let stream = stream.map_err(|e| dial::told(backend.address, &e))?;
+        let stream = stream.map_err(|e| told(backend.address, &e))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
         let stop = self.stop.clone();
         // Named: the compiler cannot see that the anonymous future is `Send`.

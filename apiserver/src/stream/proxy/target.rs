@@ -4,12 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
-use wharf_core::api::{ApiError, Kind, Query, SharedApi, Target};
-use wharf_core::object::{ObjectRef, resource_of};
+use wharf_core::api::{ApiError, Kind, SharedApi, Target};
+use wharf_core::object::ObjectRef;
 
 use super::Dialer;
+use crate::endpoints;
 use crate::request::RequestInfo;
 use crate::rest::status;
 use crate::server::body::status_of;
@@ -120,33 +120,16 @@ async fn of_service(api: &SharedApi, namespace: &str, id: &str, asked: &Asked<'_
     } else if get::<Service>(api, namespace, asked.name).await.is_err() {
         return Err(refuse(status::not_found("", "endpoints", asked.name)));
     }
-    let query = Query {
-        namespace: Some(namespace.into()),
-        label_selector: Some(format!("kubernetes.io/service-name={}", asked.name)),
-        ..Query::default()
-    };
-    let listed = api.list(&resource_of::<EndpointSlice>(), &query).await.map_err(refuse)?.items;
-    let slices: Vec<Arc<EndpointSlice>> = listed.iter().filter_map(|object| object.decode().ok()).collect();
-    let mut candidates = Vec::new();
-    for slice in &slices {
-        let wanted = slice.ports.iter().flatten().find(|port| port.name.clone().unwrap_or_default() == port_name);
-        let Some(port) = wanted.and_then(|port| u16::try_from(port.port?).ok()) else { continue };
-        for endpoint in slice.endpoints.iter().flatten() {
-            let ready = endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
-            let pod = endpoint.target_ref.as_ref().filter(|target| target.namespace.as_deref() == Some(namespace));
-            if let (true, Some(pod), Some(address)) = (ready, pod.and_then(|p| p.name.clone()), endpoint.addresses.first()) {
-                candidates.push((pod, address.clone(), port));
-            }
-        }
-    }
-    if candidates.is_empty() {
-        return Err(nothing(if slices.iter().all(|slice| slice.endpoints.iter().flatten().next().is_none()) { asked.name } else { id }));
-    }
+    let found = endpoints::ready(api, namespace, asked.name, &port_name).await.map_err(refuse)?;
     // Whoever can write a slice may name any address: only that of the pod which it names counts.
+    let candidates: Vec<_> = found.candidates.iter().filter_map(|e| Some((e.pod.as_deref()?, e.address.as_str(), e.port))).collect();
+    if candidates.is_empty() {
+        return Err(nothing(if found.none { asked.name } else { id }));
+    }
     let start = rand::random_range(0..candidates.len());
     for (name, address, port) in candidates.iter().cycle().skip(start).take(candidates.len()) {
         let Ok(pod) = get::<Pod>(api, namespace, name).await else { continue };
-        if addresses(&pod).any(|ip| ip == address)
+        if addresses(&pod).any(|ip| ip == *address)
             && let Ok(ip) = allowed(address)
         {
             return Ok(Backend { address: (ip, *port).into(), tls: asked.tls });
