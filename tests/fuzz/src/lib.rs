@@ -8,6 +8,8 @@
 //! ```
 
 mod mutate;
+mod schema;
+mod schemas;
 mod seeds;
 mod server;
 
@@ -33,6 +35,13 @@ pub const TARGETS: &[Target] = &[
     Target { name: "patch", about: "the four kinds of patch on stored objects", run: server::patch, seeds: seeds::patch },
     Target { name: "query", about: "selectors, pages and revisions in queries", run: server::query, seeds: seeds::query },
     Target { name: "protobuf", about: "objects in Kubernetes' protobuf", run: server::protobuf, seeds: seeds::protobuf },
+    Target {
+        name: "crd_schema",
+        about: "schemas of custom resources, and objects of them",
+        run: schema::crd_schema,
+        seeds: schemas::crd_schema,
+    },
+    Target { name: "cel", about: "rules in CEL about objects", run: schema::cel, seeds: schemas::cel },
 ];
 
 /// Words that inputs are likely to hold.

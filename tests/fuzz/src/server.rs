@@ -117,6 +117,11 @@ impl World {
     }
 }
 
+/// Sends JSON and holds the answer against what every answer is; an answer of success.
+pub(crate) fn check(method: Method, uri: &str, body: &Value) -> Option<Value> {
+    world().check(method, uri, "application/json", body.to_string().into())
+}
+
 /// What the server sets anew with every write.
 fn without_own(mut object: Value) -> Value {
     if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {

@@ -48,6 +48,16 @@ fn protobuf() {
 }
 
 #[test]
+fn crd_schema() {
+    short("crd_schema");
+}
+
+#[test]
+fn cel() {
+    short("cel");
+}
+
+#[test]
 fn every_target_is_run_here_and_has_a_program() {
     let here = include_str!("short.rs");
     for target in TARGETS {
