@@ -21,7 +21,7 @@ use crate::rest::status::cause;
 use crate::table::age;
 use crate::webhook::Webhooks;
 
-/// What can be done with objects whose definition is going.
+/// What discovery tells of objects whose definition is going.
 const TERMINATING_VERBS: &[&str] = &["delete", "deletecollection", "get", "list", "watch"];
 
 #[derive(Debug)]
@@ -34,6 +34,8 @@ struct Version {
     /// What is stored has no more than this; none where it is this version that is stored.
     storage_schema: Option<Schema>,
     converter: Option<Arc<dyn Converter>>,
+    deprecation: Option<String>,
+    terminating: bool,
     views: Views,
     columns: Vec<CustomColumn>,
     paths: Vec<JsonPath>,
@@ -118,9 +120,15 @@ fn row(definition: &Value, version: &Value, storage: &Value, converter: Option<A
     row.strategic = false;
     row.status = if status { StatusRule::Split } else { StatusRule::None };
     row.subresources = subresources;
-    if at(definition, &["metadata", "deletionTimestamp"]).is_some() {
+    let terminating = at(definition, &["metadata", "deletionTimestamp"]).is_some();
+    if terminating {
         row.verbs = TERMINATING_VERBS;
     }
+    let deprecation =
+        at(version, &["deprecated"]).filter(|d| **d == Value::Bool(true)).map(|_| match text(version, &["deprecationWarning"]) {
+            "" => format!("{group}/{name} {kind} is deprecated"),
+            own => own.to_owned(),
+        });
     row.custom = Some(Arc::new(Version {
         api_version: format!("{group}/{name}"),
         kind,
@@ -128,6 +136,8 @@ fn row(definition: &Value, version: &Value, storage: &Value, converter: Option<A
         schema,
         storage_schema,
         converter,
+        deprecation,
+        terminating,
         views: Views::default(),
         columns: columns.into_iter().map(|(column, _)| column).collect(),
         paths,
@@ -212,6 +222,12 @@ impl Version {
 impl CustomKind for Version {
     fn served_version(&self) -> &str {
         &self.api_version
+    }
+    fn deprecation(&self) -> Option<&str> {
+        self.deprecation.as_deref()
+    }
+    fn is_terminating(&self) -> bool {
+        self.terminating
     }
     fn converter(&self) -> Option<&dyn Converter> {
         self.converter.as_deref()

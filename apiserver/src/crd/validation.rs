@@ -138,6 +138,7 @@ fn versions(new: &Value, errors: &mut Errors) {
         columns(version, &path, errors);
         scale(version, &path, errors);
         selectable(version, &path, errors);
+        deprecation(version, &format!("{path}.deprecationWarning"), errors);
     }
 }
 
@@ -237,6 +238,21 @@ fn conversion(new: &Value, old: Option<&Value>, causes: &mut Vec<StatusCause>) {
     let before = old.and_then(|old| at(old, &["spec", "conversion", "webhook"]));
     if !known(webhook) && before.is_none_or(|before| items(before, &["conversionReviewVersions"]).is_empty() || known(before)) {
         push(FieldError::invalid(reviews, &versions.into(), "must include at least one of v1, v1beta1"));
+    }
+}
+
+/// What clients of a version are warned of.
+fn deprecation(version: &Value, field: &str, errors: &mut Errors) {
+    const LONGEST: u64 = 256;
+    let Some(shown) = at(version, &["deprecationWarning"]) else { return };
+    let warning = text(version, &["deprecationWarning"]);
+    if at(version, &["deprecated"]) != Some(&Value::Bool(true)) {
+        errors.push(FieldError::invalid(field, shown, "can only be set for deprecated versions"));
+    } else if let Some((i, _)) = warning.char_indices().find(|(_, c)| c.is_control()) {
+        let why = format!("must only contain printable UTF-8 characters; non-printable character found at index {i}");
+        errors.push(FieldError::invalid(field, shown, &why));
+    } else if warning.len() as u64 > LONGEST {
+        errors.push(FieldError::too_long(field, LONGEST));
     }
 }
 

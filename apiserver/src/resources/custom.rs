@@ -63,6 +63,10 @@ pub trait CustomKind: fmt::Debug + Send + Sync {
     fn served_version(&self) -> &str;
     /// Group and version that objects are stored in: `example.com/v1`.
     fn stored_version(&self) -> &str;
+    /// What clients of this version are warned of, if it should not be used any more.
+    fn deprecation(&self) -> Option<&str>;
+    /// Whether its definition is going: nothing new comes, and what is there may be changed until it goes.
+    fn is_terminating(&self) -> bool;
     /// What converts objects between versions; without it they differ in nothing but the version's name.
     fn converter(&self) -> Option<&dyn Converter>;
     /// What is known of stored objects already.

@@ -53,7 +53,9 @@ impl RestService {
     /// Carries a request out, which has been authenticated and authorized.
     pub async fn handle(&self, request: Request<Bytes>, info: &RequestInfo, user: &Arc<User>) -> Response<Body> {
         let answer = if info.is_resource { Box::pin(self.resource(&request, info, user)).await } else { self.other(&request, info) };
-        let outdated = deprecated::warning(info);
+        let custom =
+            self.registry.row(&info.group, &info.version, &info.resource).filter(|_| info.is_resource).and_then(|row| row.custom.clone());
+        let outdated = custom.as_ref().and_then(|c| c.deprecation().map(str::to_owned)).or_else(|| deprecated::warning(info));
         let mut answer = answer.unwrap_or_else(|error| refusal(&status::status_of(error), accept(request.headers())));
         add_warnings(&mut answer, outdated.as_slice());
         Encoding::of(&request, info).apply(answer).await
@@ -95,7 +97,12 @@ impl RestService {
             return Err(status::no_such_path());
         }
         if info.subresource.is_empty() && !row.verbs.contains(&info.verb.as_str()) {
-            return Err(status::method_not_supported());
+            match row.custom.as_ref().filter(|custom| custom.is_terminating()) {
+                // What holds an object can be taken away.
+                Some(_) if matches!(info.verb.as_str(), "update" | "patch") => {}
+                Some(_) => return Err(status::terminating_definition(&info.verb)),
+                None => return Err(status::method_not_supported()),
+            }
         }
         let namespace = if row.namespaced { info.namespace.as_str() } else { "" };
         let name = if by_name { info.name.as_str() } else { "" };

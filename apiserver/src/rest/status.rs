@@ -110,6 +110,12 @@ pub fn invalid(group: &str, kind: &str, name: &str, causes: Vec<StatusCause>) ->
     failure(422, "Invalid", message, Some(found))
 }
 
+/// 405 for an object whose definition is going.
+pub fn terminating_definition(verb: &str) -> ApiError {
+    let why = format!("{verb} not allowed while custom resource definition is terminating");
+    failure(405, "MethodNotAllowed", why, Some(StatusDetails::default()))
+}
+
 /// 405 for a path.
 pub fn method_not_supported() -> ApiError {
     failure(

@@ -23,7 +23,8 @@ def kinds(kind, namespace="default"):
 
 
 with helm.Config(namespace="default") as helm_config:
-    dry = helm_config.install(CHART, "demo", dry_run="server")
+    # A dry run leaves definitions out, so that nothing of their kinds could be built.
+    dry = helm_config.install(CHART, "demo", {"custom": False}, dry_run="server")
     assert "kind: Deployment" in dry["manifest"], dry
     assert "deployment.apps/demo" not in kinds("deploy")
 
@@ -33,6 +34,9 @@ with helm.Config(namespace="default") as helm_config:
     # What templates ask discovery for.
     assert data()["api"].startswith("v1.36") and data()["hasDeployments"] == "true", data()
     assert kubectl("get", "deploy", "demo", "-o", "jsonpath={.status.availableReplicas}") == "1"
+    # Of a kind that the chart itself defines.
+    greeting = json.loads(kubectl("get", "gr", "demo", "-o", "json"))
+    assert greeting["spec"] == {"text": "hello", "times": 1}, greeting
     assert "pod/demo-prepare" not in kinds("pod"), "a hook that has succeeded goes"
     assert [r["name"] for r in helm_config.list()] == ["demo"]
     try:
@@ -44,6 +48,7 @@ with helm.Config(namespace="default") as helm_config:
     values = {"replicas": 2, "greeting": "good day", "extra": True}
     release = helm_config.upgrade(CHART, "demo", values, wait="watcher", timeout=TIMEOUT)
     assert (release["revision"], release["status"]) == (2, "deployed"), release
+    assert kubectl("get", "gr", "demo", "-o", "jsonpath={.spec.text}") == "good day"
     assert data()["greeting"] == "good day" and "secret/demo-extra" in kinds("secret")
     assert kubectl("get", "deploy", "demo", "-o", "jsonpath={.status.availableReplicas}") == "2"
     assert helm_config.get_values("demo") == values
@@ -63,7 +68,9 @@ with helm.Config(namespace="default") as helm_config:
     assert [h["revision"] for h in history] == [1, 2, 3, 4], history
 
     helm_config.uninstall("demo", wait="watcher", timeout=TIMEOUT)
-    for kind in ["deploy", "cm", "svc", "sa", "role", "rolebinding", "secret"]:
+    # A definition stays, as Helm wants it, and what was made of it goes.
+    assert kinds("crd") == ["customresourcedefinition.apiextensions.k8s.io/greetings.demo.example.com"], kinds("crd")
+    for kind in ["deploy", "cm", "svc", "sa", "role", "rolebinding", "secret", "greetings"]:
         assert not [name for name in kinds(kind) if name.endswith("/demo") or "demo" in name], (kind, kinds(kind))
 
 # Into a namespace of its own, which Helm makes.
