@@ -12,11 +12,11 @@ use wharf_core::node::NodeConnector;
 use wharf_core::store::{Fence, SharedStore};
 
 use crate::crd::Definitions;
-use crate::gate::admission::default_plugins;
+use crate::gate::admission::{MutatingWebhooks, ValidatingWebhooks, default_plugins};
 use crate::gate::authentication::service_account::DEFAULT_ISSUER;
 use crate::gate::authentication::{self, Anonymous, ClientCertificates, ServiceAccountTokens, StaticTokens, TokenKey};
 use crate::gate::authorization::{self, BootstrapError, Masters, NodeAuthorizer, Rbac, bootstrap};
-use crate::gate::late::{LateApi, LateLayers, Layers};
+use crate::gate::late::{LateApi, LateLayers, LateRegistry, Layers};
 use crate::gate::{Authenticator, Authorizer, GateReviews};
 use crate::local::LocalApi;
 use crate::pki::Pki;
@@ -91,7 +91,7 @@ impl ApiServerBuilder {
         self.ranges = ranges;
         self
     }
-    /// Adds an admission plugin, after Kubernetes' own.
+    /// Adds an admission plugin, after Kubernetes' own and before webhooks.
     pub fn admission(mut self, plugin: Arc<dyn Admission>) -> Self {
         self.admission.push(plugin);
         self
@@ -136,9 +136,13 @@ impl ApiServerBuilder {
         let tokens = ServiceAccountTokens::new(key, &self.issuer, vec![self.issuer.clone()], late_api.clone(), clock.clone());
         let hooks = Webhooks::new(late_api.clone(), self.dialer.clone(), clock.clone());
         let mut plugins = default_plugins(late_api, layers.clone());
+        let late_registry = LateRegistry::default();
         plugins.extend(self.admission);
+        plugins.push(Arc::new(MutatingWebhooks::new(late_registry.clone(), hooks.clone())));
+        plugins.push(Arc::new(ValidatingWebhooks::new(late_registry.clone(), hooks.clone())));
         let reviews = Arc::new(GateReviews::new(layers.clone(), tokens.clone()));
         let registry = Arc::new(Registry::new(self.table, caches, clock.clone(), AdmissionChain::new(plugins), Some(reviews), self.ranges));
+        late_registry.bind(&registry);
         registry.bootstrap().await?;
         Definitions::start(registry.clone(), hooks, stop.clone()).await?;
         tokio::spawn(registry.clone().expire(stop.clone()));

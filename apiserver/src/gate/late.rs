@@ -1,6 +1,6 @@
 //! What is made before the API that it needs: admission and reviews are parts of the registry and read through it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use async_trait::async_trait;
 use kube::core::ApiResource;
@@ -9,6 +9,7 @@ use wharf_core::object::Object;
 
 use super::authorization::Rbac;
 use super::{Authenticator, Authorizer};
+use crate::rest::Registry;
 
 /// An API that is given later; until then every call fails. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +38,21 @@ impl Api for LateApi {
     }
     async fn write(&self, write: Write) -> Result<Arc<Object>, ApiError> {
         self.api()?.write(write).await
+    }
+}
+
+/// A registry that is given later, and is not held by what it holds itself. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct LateRegistry(Arc<OnceLock<Weak<Registry>>>);
+
+impl LateRegistry {
+    /// Gives the registry. Only the first call counts.
+    pub fn bind(&self, registry: &Arc<Registry>) {
+        let _ = self.0.set(Arc::downgrade(registry));
+    }
+    pub(crate) fn get(&self) -> Result<Arc<Registry>, ApiError> {
+        let found = self.0.get().and_then(Weak::upgrade);
+        found.ok_or_else(|| ApiError::status(503, "ServiceUnavailable", "the API server is starting"))
     }
 }
 

@@ -1,13 +1,16 @@
 //! The admission chain: what may change or refuse a write after it is authorized and before it is stored.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use serde_json::Value;
 use wharf_core::api::ApiError;
 
 use crate::request::User;
+use crate::resources::Resource;
 
 /// What is about to happen to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,6 +51,107 @@ pub struct AdmissionRequest {
     pub old: Option<Arc<Value>>,
     /// Nothing will be stored.
     pub dry_run: bool,
+    /// Who manages the fields that the request sets.
+    pub field_manager: String,
+    /// Whether it came as a patch.
+    pub patched: bool,
+    /// The resource, if the object is one of it and not of a kind of its subresource's own.
+    pub row: Option<Arc<Resource>>,
+    /// What plugins note for when they are asked again.
+    pub rerun: Rerun,
+}
+
+impl AdmissionRequest {
+    /// A request of a user, about nothing yet.
+    pub fn new(user: Arc<User>, operation: Operation) -> Self {
+        Self {
+            user,
+            operation,
+            group: String::new(),
+            version: String::new(),
+            resource: String::new(),
+            kind: String::new(),
+            subresource: String::new(),
+            namespace: String::new(),
+            name: String::new(),
+            old: None,
+            dry_run: false,
+            field_manager: String::new(),
+            patched: false,
+            row: None,
+            rerun: Rerun::default(),
+        }
+    }
+
+    /// Group and version of the kind: that of the resource, but for kinds that subresources have of their own.
+    pub(crate) fn kind_version(&self) -> (String, String) {
+        let (group, version) = match (self.kind.as_str(), self.subresource.as_str()) {
+            ("Scale", "scale") => ("autoscaling", "v1"),
+            ("Eviction", "eviction") => ("policy", "v1"),
+            ("TokenRequest", "token") => ("authentication.k8s.io", "v1"),
+            _ => return (self.group.clone(), self.version.clone()),
+        };
+        (group.to_owned(), version.to_owned())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Noted {
+    second: bool,
+    wanted: bool,
+    asked: Vec<String>,
+    again: HashSet<String>,
+    output: Option<Value>,
+}
+
+/// What is noted while an object is changed: when a webhook has changed it, who was asked before is asked once more.
+#[derive(Debug, Clone, Default)]
+pub struct Rerun(Arc<Mutex<Noted>>);
+
+impl Rerun {
+    /// Whether everybody is being asked for the second time.
+    pub(crate) fn is_second(&self) -> bool {
+        self.0.lock().second
+    }
+    fn begin_second(&self) -> bool {
+        let mut noted = self.0.lock();
+        noted.second = true;
+        noted.wanted
+    }
+    /// Somebody who wants to be asked again was asked.
+    pub(crate) fn note_asked(&self, who: &str) {
+        let mut noted = self.0.lock();
+        if !noted.second {
+            noted.asked.push(who.to_owned());
+        }
+    }
+    /// The object was changed by one: whoever was asked before is asked again, and so are all plugins.
+    pub(crate) fn ask_again_others(&self, who: &str) {
+        let mut noted = self.0.lock();
+        if !noted.second {
+            noted.wanted = true;
+            let others: Vec<String> = noted.asked.iter().filter(|asked| *asked != who).cloned().collect();
+            noted.again.extend(others);
+        }
+    }
+    pub(crate) fn ask_again_all(&self) {
+        let mut noted = self.0.lock();
+        let all = noted.asked.clone();
+        noted.again.extend(all);
+    }
+    pub(crate) fn is_asked_again(&self, who: &str) -> bool {
+        self.0.lock().again.contains(who)
+    }
+    /// What the object was when the last of them had been asked.
+    pub(crate) fn note_output(&self, object: &Value) {
+        let mut noted = self.0.lock();
+        if noted.wanted {
+            noted.output = Some(object.clone());
+        }
+    }
+    pub(crate) fn has_changed_since(&self, object: &Value) -> bool {
+        self.0.lock().output.as_ref().is_some_and(|output| output != object)
+    }
 }
 
 /// Sentences for `Warning` headers.
@@ -56,8 +160,8 @@ pub type Warnings = Vec<String>;
 /// One admission plugin.
 ///
 /// # Contract
-/// `admit` may change the object, and is called for each plugin in order before any `validate`. `validate` sees the
-/// object as it will be stored. For a delete the object is `Null`. A refusal changes nothing.
+/// `admit` may change the object, and is called for each plugin in order before any `validate`; when a webhook has changed the object it is
+/// called a second time. `validate` sees the object as it will be stored. For a delete the object is `Null`. A refusal changes nothing.
 ///
 /// # Cancellation
 /// A plugin holds nothing across calls, so that a dropped call leaves nothing behind.
@@ -102,6 +206,11 @@ impl AdmissionChain {
         let mut warnings = Warnings::new();
         for plugin in self.plugins.iter().filter(|p| p.handles(request)) {
             warnings.extend(plugin.admit(request, object).await?);
+        }
+        if request.rerun.begin_second() {
+            for plugin in self.plugins.iter().filter(|p| p.handles(request)) {
+                warnings.extend(plugin.admit(request, object).await?);
+            }
         }
         Ok(warnings)
     }

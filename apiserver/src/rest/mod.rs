@@ -28,7 +28,7 @@ mod services;
 pub mod status;
 mod strict;
 mod subresources;
-mod versions;
+pub(crate) mod versions;
 mod write;
 
 use std::sync::Arc;

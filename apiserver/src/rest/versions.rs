@@ -42,12 +42,7 @@ pub(super) async fn decode<'r>(row: &Resource, bytes: &'r [u8]) -> Result<(Value
             (value, Cow::Owned(managed))
         }
     };
-    let value = match (row.stored_as, &row.custom) {
-        (Some(shape), _) => (shape.serve)(value),
-        (None, Some(custom)) => serve_all(&**custom, vec![value]).await?.pop().map(|(value, _)| value).unwrap_or_default(),
-        (None, None) => value,
-    };
-    Ok((value, managed))
+    Ok((served(row, value).await?, managed))
 }
 
 /// Takes managedFields out of an object, as text.
@@ -84,6 +79,34 @@ async fn serve_all(custom: &dyn CustomKind, mut values: Vec<Value>) -> Result<Ve
         (value, changed || other)
     });
     Ok(served.collect())
+}
+
+/// An object of one version in another of the same resource; null stays null.
+///
+/// # Errors
+/// What a conversion fails with.
+pub(crate) async fn between(from: &Resource, to: &Resource, value: &Value) -> Result<Value, ApiError> {
+    if value.is_null() {
+        return Ok(Value::Null);
+    }
+    let stored = match (from.stored_as, &from.custom) {
+        (Some(shape), _) => (shape.store)(value.clone()),
+        // Straight from one to the other, and not by way of a third.
+        (None, Some(custom)) => match custom.converter() {
+            Some(_) => value.clone(),
+            None => custom.store(value.clone()),
+        },
+        (None, None) => value.clone(),
+    };
+    served(to, stored).await
+}
+
+async fn served(row: &Resource, stored: Value) -> Result<Value, ApiError> {
+    Ok(match (row.stored_as, &row.custom) {
+        (Some(shape), _) => (shape.serve)(stored),
+        (None, Some(custom)) => serve_all(&**custom, vec![stored]).await?.pop().map(|(value, _)| value).unwrap_or_default(),
+        (None, None) => stored,
+    })
 }
 
 fn object_of(stored: &Object, served: &Value) -> Object {

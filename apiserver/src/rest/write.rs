@@ -30,15 +30,13 @@ impl Registry {
     fn request(
         &self,
         ctx: &WriteContext,
-        row: &Resource,
+        row: &Arc<Resource>,
         operation: Operation,
         sub: &str,
         namespace: &str,
         name: &str,
     ) -> AdmissionRequest {
         AdmissionRequest {
-            user: ctx.user.clone(),
-            operation,
             group: row.group.to_string(),
             version: row.version.to_string(),
             resource: row.plural.to_string(),
@@ -46,15 +44,18 @@ impl Registry {
             subresource: sub.to_owned(),
             namespace: namespace.to_owned(),
             name: name.to_owned(),
-            old: None,
             dry_run: ctx.dry_run,
+            field_manager: ctx.field_manager.clone(),
+            patched: ctx.patched,
+            row: Some(row.clone()),
+            ..AdmissionRequest::new(ctx.user.clone(), operation)
         }
     }
 
     pub(super) fn admission_request(
         &self,
         ctx: &WriteContext,
-        row: &Resource,
+        row: &Arc<Resource>,
         operation: Operation,
         sub: &str,
         key: &Key,
@@ -107,19 +108,10 @@ impl Registry {
         let base = text(&value, &["metadata", "generateName"]).to_owned();
         let generated = text(&value, &["metadata", "name"]).is_empty() && !base.is_empty();
         let now = self.now();
-        {
-            let meta = object(&mut value, &["metadata"]);
-            for name in SYSTEM_METADATA.iter().chain(&["resourceVersion"]) {
-                meta.remove(*name);
-            }
-            meta.insert("uid".into(), names::uid().into());
-            meta.insert("creationTimestamp".into(), now.as_str().into());
-            if row.generation {
-                meta.insert("generation".into(), 1.into());
-            }
-            if generated {
-                meta.insert("name".into(), names::generate(&base).into());
-            }
+        let uid = names::uid();
+        put_system_metadata(row, &mut value, &uid, &now);
+        if generated {
+            object(&mut value, &["metadata"]).insert("name".into(), names::generate(&base).into());
         }
         if row.status == StatusRule::Split {
             as_map(&mut value).remove("status");
@@ -134,6 +126,9 @@ impl Registry {
         let mut request = self.request(ctx, row, Operation::Create, "", namespace, text(&value, &["metadata", "name"]));
         let check = self.check_namespace(row, namespace, &request.name, false).await?;
         warnings.extend(self.admission.admit(&request, &mut value).await?);
+        // Whoever changed it, this stays the server's.
+        put_namespace(row, &mut value, namespace)?;
+        put_system_metadata(row, &mut value, &uid, &now);
         row.fill(&mut value);
         self.validate(row, "", &value, None)?;
         warnings.extend(self.admission.validate(&request, &value).await?);
@@ -392,6 +387,8 @@ impl Registry {
         let old = Arc::new(old);
         let request = self.admission_request(ctx, row, Operation::Update, sub, key, Some(old.clone()));
         warnings.extend(self.admission.admit(&request, &mut new).await?);
+        put_namespace(row, &mut new, &key.namespace)?;
+        keep_system_metadata(&mut new, &old);
         parts::keep(row, sub, &mut new, &old, &self.now());
         if sub.is_empty() {
             self.allocate(row, &mut new, Some(&old)).await?;
@@ -493,6 +490,18 @@ fn put_namespace(row: &Resource, value: &mut Value, namespace: &str) -> Result<(
         return Err(status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
     }
     Ok(())
+}
+
+fn put_system_metadata(row: &Resource, value: &mut Value, uid: &str, now: &str) {
+    let meta = object(value, &["metadata"]);
+    for name in SYSTEM_METADATA.iter().chain(&["resourceVersion"]) {
+        meta.remove(*name);
+    }
+    meta.insert("uid".into(), uid.into());
+    meta.insert("creationTimestamp".into(), now.into());
+    if row.generation {
+        meta.insert("generation".into(), 1.into());
+    }
 }
 
 fn keep_system_metadata(new: &mut Value, old: &Value) {

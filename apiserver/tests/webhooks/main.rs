@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
+mod admission;
 mod conversion;
 mod hook;
 mod world;

@@ -1,11 +1,15 @@
 //! Admission plugins.
 
+mod conditions;
+mod configured;
 mod default_toleration_seconds;
+mod matching;
 mod node_restriction;
 mod priority;
 mod rbac_escalation;
 mod runtime_class;
 mod service_account;
+mod webhook;
 
 use std::sync::Arc;
 
@@ -17,6 +21,7 @@ pub use priority::{Priority, priority_classes};
 pub use rbac_escalation::RbacEscalation;
 pub use runtime_class::RuntimeClassPlugin;
 pub use service_account::ServiceAccountPlugin;
+pub use webhook::{MutatingWebhooks, ValidatingWebhooks};
 
 use super::late::LateLayers;
 use crate::rest::admission::{Admission, AdmissionRequest, Operation};
