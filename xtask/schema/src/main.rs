@@ -61,7 +61,10 @@ fn run(folder: &Path) -> Result<(), Error> {
 
 fn metadata() -> Option<Value> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let output = Command::new(cargo).args(["metadata", "--format-version", "1", "--offline"]).output().ok()?;
+    // Packages for other platforms need not have been downloaded.
+    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let arguments = ["metadata", "--format-version", "1", "--offline", "--filter-platform", &platform];
+    let output = Command::new(cargo).args(arguments).output().ok()?;
     serde_json::from_slice(&output.stdout).ok()
 }
 
