@@ -289,30 +289,38 @@ fn field<'a>(value: &Val<'a>, name: &str) -> Option<Val<'a>> {
     value.member(name).or_else(|| if name.contains("__") { value.member(&unescape(name)) } else { None })
 }
 
+/// Words of CEL that name nothing.
+const RESERVED: &[&str] = &[
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
+];
+
+/// Whether a text can be the name of a variable.
+pub fn is_identifier(name: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    !name.is_empty() && name.bytes().all(inner) && !name.starts_with(|c: char| c.is_ascii_digit()) && !RESERVED.contains(&name)
+}
+
 fn unescape(name: &str) -> String {
-    const RESERVED: &[&str] = &[
-        "true",
-        "false",
-        "null",
-        "in",
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "for",
-        "function",
-        "if",
-        "import",
-        "let",
-        "loop",
-        "package",
-        "namespace",
-        "return",
-        "var",
-        "void",
-        "while",
-    ];
     if let Some(word) = name.strip_prefix("__").and_then(|n| n.strip_suffix("__"))
         && RESERVED.contains(&word)
     {

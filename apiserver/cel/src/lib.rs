@@ -24,7 +24,7 @@ mod strings;
 mod value;
 
 pub use self::budget::Budget;
-pub use self::eval::EvalError;
+pub use self::eval::{EvalError, is_identifier};
 pub use self::expression::{CompileError, Compiled, Variables};
 pub use self::rule::{Rule, Verdict};
 pub use self::shape::{Shape, Untyped};

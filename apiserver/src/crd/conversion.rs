@@ -9,14 +9,12 @@ use wharf_core::api::ApiError;
 use crate::resources::custom::Converter;
 use crate::resources::value::{as_map, at, items, text};
 use crate::validation;
-use crate::webhook::{Hook, Webhooks};
+use crate::webhook::{Hook, Webhooks, spoken};
 
 /// How long a conversion may take; Kubernetes' own.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 /// Most objects in one review.
 pub const MAX_OBJECTS: usize = 500;
-/// Versions of `ConversionReview` that this server speaks.
-pub(super) const REVIEWS: [&str; 2] = ["v1", "v1beta1"];
 
 /// Asks the webhook of a definition.
 #[derive(Debug)]
@@ -32,7 +30,7 @@ impl WebhookConverter {
     /// Reads `spec.conversion.webhook` of a definition.
     pub(super) fn new(hooks: &Webhooks, definition: &Value) -> Self {
         let webhook = at(definition, &["spec", "conversion", "webhook"]).cloned().unwrap_or_default();
-        let known = items(&webhook, &["conversionReviewVersions"]).iter().filter_map(Value::as_str).find(|v| REVIEWS.contains(v));
+        let known = spoken(items(&webhook, &["conversionReviewVersions"]));
         Self {
             hooks: hooks.clone(),
             hook: Hook::read(at(&webhook, &["clientConfig"]).unwrap_or(&Value::Null)),

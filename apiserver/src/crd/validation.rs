@@ -4,11 +4,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause;
 use serde_json::Value;
 use wharf_structural::{FieldError, Schema, check_definition, non_structural};
 
-use crate::crd::conversion::REVIEWS;
 use crate::crd::jsonpath::JsonPath;
 use crate::resources::value::{at, items, text};
 use crate::rest::status::cause;
-use crate::validation::{client_config, label_1035, subdomain};
+use crate::validation::{bundle, client_config, label_1035, review_versions, subdomain};
+use crate::webhook::spoken;
 
 type Errors = Vec<FieldError>;
 
@@ -210,35 +210,22 @@ fn conversion(new: &Value, old: Option<&Value>, causes: &mut Vec<StatusCause>) {
     let Some(webhook) = webhook else {
         return push(FieldError::required(client, "required when strategy is set to Webhook"));
     };
+    let before = old.and_then(|old| at(old, &["spec", "conversion", "webhook"]));
     match at(webhook, &["clientConfig"]) {
         None => push(FieldError::required(client, "required when strategy is set to Webhook")),
         Some(config) => {
-            let before = old.and_then(|old| at(old, &["spec", "conversion", "webhook", "clientConfig"]));
-            client_config(config, before, client, causes);
+            client_config(config, client, causes);
+            let shown = |config: &Value| text(config, &["caBundle"]).to_owned();
+            let kept = before.and_then(|before| at(before, &["clientConfig"])).map(shown);
+            // What an older server took stays, here and below.
+            if kept.is_none_or(|kept| kept != shown(config)) {
+                bundle(&shown(config), &format!("{client}.caBundle"), causes);
+            }
         }
     }
-    let mut push = |error: FieldError| causes.push(to_cause(error));
-    let versions = items(webhook, &["conversionReviewVersions"]);
-    if versions.is_empty() {
-        return push(FieldError::required(reviews, ""));
-    }
-    for (i, version) in versions.iter().enumerate() {
-        let field = format!("{reviews}[{i}]");
-        if versions.iter().take(i).any(|v| v == version) {
-            push(FieldError::invalid(&field, version, "duplicate version"));
-        } else if let Some(why) = label_1035(version.as_str().unwrap_or_default()) {
-            push(FieldError::invalid(&field, version, why));
-        }
-    }
-    // What an older server took stays.
-    let known = |webhook: &Value| {
-        let versions = items(webhook, &["conversionReviewVersions"]);
-        versions.iter().any(|v| v.as_str().is_some_and(|v| REVIEWS.contains(&v)))
-    };
-    let before = old.and_then(|old| at(old, &["spec", "conversion", "webhook"]));
-    if !known(webhook) && before.is_none_or(|before| items(before, &["conversionReviewVersions"]).is_empty() || known(before)) {
-        push(FieldError::invalid(reviews, &versions.into(), "must include at least one of v1, v1beta1"));
-    }
+    let versions = |webhook| items(webhook, &["conversionReviewVersions"]);
+    let unspoken = before.is_some_and(|before| !versions(before).is_empty() && spoken(versions(before)).is_none());
+    review_versions(versions(webhook), "", unspoken, reviews, causes);
 }
 
 /// What clients of a version are warned of.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::{Value, json};
 
 use super::metadata::{label_1123, subdomain};
-use super::{Causes, duplicate, forbidden, invalid, one_of, required, unsupported};
+use super::{Causes, duplicate, forbidden, invalid, one_of, required, star_alone, unsupported};
 use crate::resources::value::{at, items, number, text};
 
 const EXEMPT: &str = "exempt";
@@ -158,15 +158,6 @@ fn subject_name(subject: &Value, kind: &str, here: &str, causes: &mut Causes) {
 
 fn has_star(list: &[Value]) -> bool {
     list.iter().any(|v| v == "*")
-}
-
-/// A list of something, or only a star.
-fn star_alone(list: &[Value], field: &str, missing: &str, what: &str, causes: &mut Causes) {
-    if list.is_empty() {
-        required(causes, field, missing);
-    } else if list.len() > 1 && has_star(list) {
-        invalid(causes, field, &list.into(), &format!("if '*' is present, must not specify other {what}"));
-    }
 }
 
 fn verbs(rule: &Value, here: &str, causes: &mut Causes) {

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod admission;
+mod admission_policy;
 mod affinity;
 mod api_service;
 mod autoscaling;
@@ -39,9 +40,8 @@ use crate::resources::value::number;
 use crate::rest::status::cause;
 
 pub(crate) use addresses::{ip_address, service_cidr};
-pub(crate) use admission::{
-    mutating_policy, mutating_policy_binding, mutating_webhooks, validating_policy, validating_policy_binding, validating_webhooks,
-};
+pub(crate) use admission::{mutating_webhooks, validating_webhooks};
+pub(crate) use admission_policy::{mutating_policy, mutating_policy_binding, validating_policy, validating_policy_binding};
 pub(crate) use api_service::api_service;
 pub(crate) use autoscaling::{horizontal_pod_autoscaler, horizontal_pod_autoscaler_status, horizontal_pod_autoscaler_v1};
 pub(crate) use coordination::lease;
@@ -65,7 +65,7 @@ pub(crate) use storage::{
     csi_driver, csi_node, csi_storage_capacity, persistent_volume, persistent_volume_claim, storage_class, volume_attachment,
     volume_attributes_class,
 };
-pub(crate) use webhook::client_config;
+pub(crate) use webhook::{bundle, client_config, review_versions};
 pub(crate) use workload::{
     daemon_set, daemon_set_status, deployment, deployment_status, pod_template, replica_set, replicas_status, replication_controller,
     stateful_set, stateful_set_status,
@@ -134,6 +134,15 @@ fn immutable(causes: &mut Causes, field: &str, new: Option<&Value>, old: Option<
     }
 }
 
+/// A list of something, or only a star.
+fn star_alone(list: &[Value], field: &str, missing: &str, what: &str, causes: &mut Causes) {
+    if list.is_empty() {
+        required(causes, field, missing);
+    } else if list.len() > 1 && list.iter().any(|v| v == "*") {
+        invalid(causes, field, &list.into(), &format!("if '*' is present, must not specify other {what}"));
+    }
+}
+
 /// A value that must be one of a few.
 fn one_of(causes: &mut Causes, field: &str, value: Option<&Value>, supported: &[&str]) {
     if let Some(found) = value.filter(|v| !v.is_null())
@@ -159,5 +168,17 @@ mod testing {
     /// What was found, a line each: field and message.
     pub(super) fn lines(causes: Causes) -> Vec<String> {
         causes.into_iter().map(|c| format!("{}: {}", c.field.unwrap_or_default(), c.message.unwrap_or_default())).collect()
+    }
+
+    /// An object with members set, each by a pointer; `null` takes one away.
+    pub(super) fn with(mut object: Value, changes: &[(&str, Value)]) -> Value {
+        for (path, value) in changes {
+            let (parent, name) = path.rsplit_once('/').unwrap();
+            match object.pointer_mut(parent).unwrap() {
+                Value::Object(map) => map.insert(name.to_owned(), value.clone()),
+                other => panic!("{other}"),
+            };
+        }
+        object
     }
 }

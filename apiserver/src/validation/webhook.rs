@@ -1,37 +1,40 @@
 //! Where a webhook may be.
 
 use base64::Engine;
+use http::uri::Authority;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::Value;
 
-use super::metadata::subdomain;
+use super::metadata::{label_1035, subdomain};
 use super::{Causes, invalid, required};
 use crate::resources::value::{at, number, text};
+use crate::webhook::{REVIEWS, spoken};
 
 const FORM: &str = "; desired format: https://host[/path]";
 
 /// A URL: of a host, by TLS, and nothing in it that could be secret or be lost on the way.
-pub(super) fn url(url: &str, field: &str, causes: &mut Causes) {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+fn url(url: &str, field: &str, causes: &mut Causes) {
+    let malformed = |why: &str| format!("url must be a valid URL: parse {url:?}: {why}{FORM}");
     if url.chars().any(|c| c.is_control() || c == ' ') {
-        return required(
-            causes,
-            field,
-            &format!("url must be a valid URL: parse {url:?}: net/url: invalid control character in URL{FORM}"),
-        );
+        return required(causes, field, &malformed("net/url: invalid control character in URL"));
     }
+    let (rest, fragment) = url.split_once('#').unwrap_or((url, ""));
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (scheme, rest) = rest.split_once(':').unwrap_or(("", rest));
+    let authority = rest.strip_prefix("//").and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
+    // What stands behind the name can only be a port.
+    let is_place = |found: Authority| found.port_u16().is_some() || found.host().len() == host.len();
+    if !host.is_empty() && !host.parse().is_ok_and(is_place) {
+        return required(causes, field, &malformed("invalid host"));
+    }
+    let scheme = scheme.to_lowercase();
     if scheme != "https" {
         invalid(causes, field, &scheme.into(), &format!("'https' is the only allowed URL scheme{FORM}"));
     }
-    let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
-    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let authority = if scheme.is_empty() { "" } else { rest.split('/').next().unwrap_or_default() };
-    let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
     if host.is_empty() {
         invalid(causes, field, &host.into(), &format!("host must be specified{FORM}"));
-    } else if host.parse::<http::uri::Authority>().is_err() {
-        required(causes, field, &format!("url must be a valid URL: parse {url:?}: invalid host{FORM}"));
     }
     if let Some(user) = user {
         invalid(causes, field, &user.into(), "user information is not permitted in the URL");
@@ -45,7 +48,7 @@ pub(super) fn url(url: &str, field: &str, causes: &mut Causes) {
 }
 
 /// A Service, its port and the path there.
-pub(super) fn service(service: &Value, field: &str, causes: &mut Causes) {
+fn service(service: &Value, field: &str, causes: &mut Causes) {
     for part in ["name", "namespace"] {
         if text(service, &[part]).is_empty() {
             required(causes, &format!("{field}.{part}"), &format!("service {part} is required"));
@@ -80,7 +83,7 @@ pub(super) fn service(service: &Value, field: &str, causes: &mut Causes) {
 }
 
 /// Certificates in PEM.
-fn bundle(bundle: &str, field: &str, causes: &mut Causes) {
+pub(crate) fn bundle(bundle: &str, field: &str, causes: &mut Causes) {
     let bytes = base64::engine::general_purpose::STANDARD.decode(bundle).unwrap_or_default();
     let mut found = CertificateDer::pem_slice_iter(&bytes).peekable();
     let parses = |der: CertificateDer<'_>| x509_parser::parse_x509_certificate(&der).is_ok();
@@ -89,16 +92,30 @@ fn bundle(bundle: &str, field: &str, causes: &mut Causes) {
     }
 }
 
-/// A `clientConfig`. What was stored with a bundle that does not parse may keep it: `old`.
-pub(crate) fn client_config(config: &Value, old: Option<&Value>, field: &str, causes: &mut Causes) {
+/// A `clientConfig`, but for its bundle: that of a webhook that admits is not looked at by Kubernetes.
+pub(crate) fn client_config(config: &Value, field: &str, causes: &mut Causes) {
     match (at(config, &["url"]), at(config, &["service"])) {
-        (Some(Value::String(found)), None) => url(found, &format!("{field}.url"), causes),
+        (Some(found), None) => url(found.as_str().unwrap_or_default(), &format!("{field}.url"), causes),
         (None, Some(found)) => service(found, &format!("{field}.service"), causes),
         _ => required(causes, field, "exactly one of url or service is required"),
     }
-    let shown = text(config, &["caBundle"]);
-    if old.is_none_or(|old| text(old, &["caBundle"]) != shown) {
-        bundle(shown, &format!("{field}.caBundle"), causes);
+}
+
+/// The versions of reviews that a webhook takes, of which this server has to speak one; unless `any` will do.
+pub(crate) fn review_versions(versions: &[Value], missing: &str, any: bool, field: &str, causes: &mut Causes) {
+    if versions.is_empty() {
+        return required(causes, field, missing);
+    }
+    for (i, version) in versions.iter().enumerate() {
+        let here = format!("{field}[{i}]");
+        if versions.iter().take(i).any(|v| v == version) {
+            invalid(causes, &here, version, "duplicate version");
+        } else if let Some(why) = label_1035(version.as_str().unwrap_or_default()) {
+            invalid(causes, &here, version, why);
+        }
+    }
+    if !any && spoken(versions).is_none() {
+        invalid(causes, field, &versions.into(), &format!("must include at least one of {}", REVIEWS.join(", ")));
     }
 }
 
@@ -111,17 +128,18 @@ mod tests {
 
     fn found(config: Value) -> Vec<String> {
         let mut causes = Vec::new();
-        client_config(&config, None, "c", &mut causes);
+        client_config(&config, "c", &mut causes);
         lines(causes)
     }
 
     #[test]
     fn urls() {
-        for good in ["https://a", "https://a.example:8443/x/y", "https://127.0.0.1/", "https://[::1]:1/"] {
+        for good in ["https://a", "HTTPS://a.example:8443/x/y", "https://127.0.0.1/", "https://[::1]:1/"] {
             assert!(found(json!({"url": good})).is_empty(), "{good}");
         }
         for (bad, wanted) in [
             ("http://a", "c.url: Invalid value: \"http\": 'https' is the only allowed URL scheme; desired format: https://host[/path]"),
+            ("https:a", "c.url: Invalid value: \"\": host must be specified; desired format: https://host[/path]"),
             ("https:///a", "c.url: Invalid value: \"\": host must be specified; desired format: https://host[/path]"),
             ("https://u:p@a", "c.url: Invalid value: \"u:p\": user information is not permitted in the URL"),
             ("https://a#f", "c.url: Invalid value: \"f\": fragments are not permitted in the URL"),
@@ -129,7 +147,12 @@ mod tests {
         ] {
             assert_eq!(found(json!({"url": bad})), [wanted]);
         }
-        assert!(found(json!({"url": "https://a b"}))[0].starts_with("c.url: Required value: url must be a valid URL"));
+        for malformed in ["https://a b", "https://a:b", "https://a:65536", "https://a\n"] {
+            assert!(found(json!({"url": malformed}))[0].starts_with("c.url: Required value: url must be a valid URL"), "{malformed}");
+        }
+        for hostile in ["", "#", "?", "://a", "a:b:c", "//", "///", "https://é@é]:", "https://["] {
+            assert!(!found(json!({"url": hostile})).is_empty(), "{hostile}");
+        }
         assert_eq!(found(json!({"url": "https://a", "service": {}})), ["c: Required value: exactly one of url or service is required"]);
         assert_eq!(found(json!({})), ["c: Required value: exactly one of url or service is required"]);
     }
@@ -153,7 +176,11 @@ mod tests {
 
     #[test]
     fn bundles() {
-        let with = |bundle: &str| found(json!({"url": "https://a", "caBundle": bundle}));
+        let with = |shown: &str| {
+            let mut causes = Vec::new();
+            bundle(shown, "c.caBundle", &mut causes);
+            lines(causes)
+        };
         assert!(with("").is_empty());
         assert!(with("Cg==")[0].ends_with("unable to parse bytes as PEM block"));
         let key = rcgen::KeyPair::generate().unwrap();

@@ -32,6 +32,14 @@ const IDLE_CONNECTIONS: usize = 4;
 /// Longest part of an answer that an error quotes, in bytes.
 const QUOTED: usize = 256;
 
+/// Versions of reviews that this server speaks, of conversion and of admission alike.
+pub(crate) const REVIEWS: [&str; 2] = ["v1", "v1beta1"];
+
+/// The first of some versions that this server speaks.
+pub(crate) fn spoken(versions: &[Value]) -> Option<&str> {
+    versions.iter().filter_map(Value::as_str).find(|version| REVIEWS.contains(version))
+}
+
 /// Why a webhook gave no answer. The text is for the client.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HookError {

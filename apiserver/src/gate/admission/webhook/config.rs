@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::gate::admission::conditions::Conditions;
 use crate::gate::admission::matching::Matching;
 use crate::resources::value::{at, items, number, text};
-use crate::webhook::Hook;
+use crate::webhook::{Hook, spoken};
 
 /// Those of one configuration, in its order.
 #[derive(Debug)]
@@ -35,8 +35,6 @@ pub(super) struct AdmissionHook {
 
 /// How long a webhook may take that says nothing about it, in seconds; Kubernetes' own.
 const TIMEOUT: i64 = 10;
-/// Versions of `AdmissionReview` that this server speaks.
-const REVIEWS: [&str; 2] = ["v1", "v1beta1"];
 
 impl Hooks {
     pub(super) fn read(configuration: &Value) -> Self {
@@ -49,8 +47,7 @@ impl Hooks {
 impl AdmissionHook {
     fn read(configuration: &str, place: usize, hook: &Value) -> Self {
         let name = text(hook, &["name"]);
-        let reviews = items(hook, &["admissionReviewVersions"]).iter().filter_map(Value::as_str);
-        let known = reviews.clone().find(|v| REVIEWS.contains(v)).unwrap_or("v1");
+        let known = spoken(items(hook, &["admissionReviewVersions"])).unwrap_or("v1");
         let seconds = number(hook, &["timeoutSeconds"]).and_then(|s| u64::try_from(s).ok()).unwrap_or(TIMEOUT.unsigned_abs());
         Self {
             name: name.to_owned(),
