@@ -275,8 +275,7 @@ async fn conversions_and_selectable_fields_that_are_refused() {
     // Versions that objects may still be stored in stay.
     assert_eq!(w.post(CRDS, &crontab_definition()).await.0, 201);
     w.established().await;
-    let only = json!({"spec": {"versions": [crontab_definition()["spec"]["versions"][0].clone()]}});
-    let mut only = only;
+    let mut only = json!({"spec": {"versions": [crontab_definition()["spec"]["versions"][0].clone()]}});
     only["spec"]["versions"][0]["storage"] = json!(true);
     let (code, answer) = w.patch(CRD, &only).await;
     let why = "status.storedVersions[0]: Invalid value: \"v1\": missing from spec.versions; v1 was previously a storage version";
@@ -309,9 +308,26 @@ async fn what_a_narrower_schema_lacks_is_not_shown() {
     assert_eq!(shown["spec"]["replicas"], 3);
     let (_, list) = w.get(CRONTABS).await;
     assert_eq!(list["items"][0], shown);
-    // A write of something else forgets it.
+    // A write that changes nothing shows no more, and one of something else forgets it.
+    let (code, same) = w.patch(&format!("{CRONTABS}/a"), &json!({"spec": {"replicas": 3}})).await;
+    assert_eq!((code, &same["spec"]["image"]), (200, &Value::Null));
     let (code, written) = w.patch(&format!("{CRONTABS}/a"), &json!({"spec": {"replicas": 4}})).await;
     assert_eq!((code, &written["spec"]["image"]), (200, &Value::Null));
+}
+
+#[tokio::test]
+async fn what_the_stored_version_lacks_is_not_stored() {
+    let w = world_over(Arc::new(MemoryStore::new())).await;
+    let mut definition = crontab_definition();
+    let fields = &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    fields["early"] = json!({"type": "string"});
+    assert_eq!(w.post(CRDS, &definition).await.0, 201);
+    w.established().await;
+    let mut object = crontab("a");
+    object["apiVersion"] = json!("stable.example.com/v1beta1");
+    object["spec"]["early"] = json!("x");
+    let (code, made) = w.post(&CRONTABS.replace("/v1/", "/v1beta1/"), &object).await;
+    assert_eq!((code, &made["spec"]["early"], &made["spec"]["image"]), (201, &Value::Null, &object["spec"]["image"]), "{made}");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use wharf_core::store::{Record, StoreError, Transaction};
 
 use super::admission::Operation;
 use super::read::{ListAnswer, ListRequest};
-use super::versions::{decode, encode, present_written};
+use super::versions::{decode, encode, present, present_written};
 use super::write::is_finished;
 use super::{MAX_RETRIES, Registry, WriteContext, Written, commit, service_claims, status, timestamp};
 use crate::resources::value::{at, items, number, object, text};
@@ -50,13 +50,15 @@ impl Registry {
             warnings.extend(self.admission.validate(&request, &nothing).await?);
             let new = mark(row, &old, options, self.clock.now());
             let gone = is_finished(row, &new);
-            let mut transaction = if gone {
-                Transaction::delete(key.clone(), record.modified)
-            } else if new == *old {
-                let object = present_written(row, Object::from_record(&record)).await?;
+            if !gone && new == *old {
+                let object = present(row, Arc::new(Object::from_record(&record))).await?;
                 return Ok(Written { object, warnings, created: false, gone: false });
-            } else {
-                Transaction::update(key.clone(), encode(row, &new, &managed).await?, record.modified)
+            }
+            let marked = if gone { None } else { Some(encode(row, &new, &managed).await?) };
+            drop(managed);
+            let mut transaction = match &marked {
+                None => Transaction::delete(key.clone(), record.modified),
+                Some(marked) => Transaction::update(key.clone(), marked.clone(), record.modified),
             };
             if gone {
                 transaction.ops.extend(service_claims::ops(row, &key, Some(&old), None));
@@ -71,10 +73,13 @@ impl Registry {
                     Err(error) => return Err(status::of_store(error)),
                 }
             };
-            let value = if gone { record.value.clone() } else { encode(row, &new, &managed).await? };
-            drop(managed);
-            let record = Record { key, value, created: record.created, modified: revision };
-            let object = present_written(row, Object::from_record(&record)).await?;
+            let object = match marked {
+                Some(value) => {
+                    let marked = Record { key, value, created: record.created, modified: revision };
+                    present_written(row, Object::from_record(&marked)).await?
+                }
+                None => present(row, Arc::new(Object::from_record(&Record { modified: revision, ..record }))).await?,
+            };
             return Ok(Written { object, warnings, created: false, gone });
         }
         Err(status::conflict(&row.group, &row.plural, name, status::MODIFIED))

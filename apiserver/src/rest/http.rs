@@ -52,10 +52,14 @@ impl RestService {
 
     /// Carries a request out, which has been authenticated and authorized.
     pub async fn handle(&self, request: Request<Bytes>, info: &RequestInfo, user: &Arc<User>) -> Response<Body> {
-        let answer = if info.is_resource { Box::pin(self.resource(&request, info, user)).await } else { self.other(&request, info) };
-        let custom =
-            self.registry.row(&info.group, &info.version, &info.resource).filter(|_| info.is_resource).and_then(|row| row.custom.clone());
-        let outdated = custom.as_ref().and_then(|c| c.deprecation().map(str::to_owned)).or_else(|| deprecated::warning(info));
+        let row = info.is_resource.then(|| self.registry.row(&info.group, &info.version, &info.resource)).flatten();
+        let answer = match &row {
+            Some(row) => Box::pin(self.resource(&request, row, info, user)).await,
+            None if info.is_resource => Err(status::no_such_path()),
+            None => self.other(&request, info),
+        };
+        let own = row.as_ref().and_then(|row| row.custom.as_ref()?.deprecation().map(str::to_owned));
+        let outdated = own.or_else(|| deprecated::warning(info));
         let mut answer = answer.unwrap_or_else(|error| refusal(&status::status_of(error), accept(request.headers())));
         add_warnings(&mut answer, outdated.as_slice());
         Encoding::of(&request, info).apply(answer).await
@@ -80,8 +84,13 @@ impl RestService {
         Err(status::no_such_path())
     }
 
-    async fn resource(&self, request: &Request<Bytes>, info: &RequestInfo, user: &Arc<User>) -> Result<Response<Body>, ApiError> {
-        let row = &self.registry.row(&info.group, &info.version, &info.resource).ok_or_else(status::no_such_path)?;
+    async fn resource(
+        &self,
+        request: &Request<Bytes>,
+        row: &Arc<Resource>,
+        info: &RequestInfo,
+        user: &Arc<User>,
+    ) -> Result<Response<Body>, ApiError> {
         let params = Params::of(request.uri());
         // A scale is an object of another kind than its row's.
         let binary = info.subresource == "scale" || protobuf::type_of(row).is_some();

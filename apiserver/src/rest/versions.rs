@@ -147,13 +147,15 @@ fn reshaped(row: &Resource, stored: &Arc<Object>) -> Arc<Object> {
     }
 }
 
-/// An object that was written just now, or would have been, as it is served.
+/// An object that [`encode`] made just now, whether it was stored or not, as it is served.
 ///
 /// # Errors
 /// What a conversion fails with.
 pub(super) async fn present_written(row: &Resource, stored: Object) -> Result<Arc<Object>, ApiError> {
     let stored = Arc::new(stored);
     match &row.custom {
+        // It was brought into the form of this very version before.
+        Some(custom) if custom.served_version() == custom.stored_version() => Ok(stored),
         Some(custom) => Ok(look(&**custom, std::slice::from_ref(&stored)).await?.pop().unwrap_or(stored)),
         None => Ok(reshaped(row, &stored)),
     }

@@ -8,7 +8,7 @@ use wharf_core::object::{Object, without_revision};
 use wharf_core::store::{Expect, Key, Op, Record, ResourceId, Revision, StoreError, Transaction};
 
 use super::admission::{AdmissionRequest, Operation};
-use super::versions::{decode, encode, present_written, take_managed};
+use super::versions::{decode, encode, present, present_written, take_managed};
 use super::{
     FieldValidation, MAX_RETRIES, Registry, Tracking, WriteContext, Written, commit, names, parts, service_claims, services, status, strict,
 };
@@ -398,12 +398,12 @@ impl Registry {
         warnings.extend(self.admission.validate(&request, &new).await?);
         object(&mut new, &["metadata"]).remove("resourceVersion");
         let stored = encode(row, &new, &managed).await?;
-        let unchanged = async |object: Object, warnings| {
+        let written = async |object: Object, warnings| {
             Ok(Some(Written { object: present_written(row, object).await?, warnings, created: false, gone: false }))
         };
         if is_finished(row, &new) {
             if ctx.dry_run {
-                return unchanged(Object::from_record(&Record { value: stored, ..record.clone() }), warnings).await;
+                return written(Object::from_record(&Record { value: stored, ..record.clone() }), warnings).await;
             }
             let mut transaction = Transaction::delete(key.clone(), record.modified);
             transaction.ops.extend(service_claims::ops(row, key, Some(&old), None));
@@ -419,10 +419,11 @@ impl Registry {
             };
         }
         if is_same(&new, &old) && patch::same_but_for_times(&managed, old_managed) {
-            return unchanged(Object::from_record(record), warnings).await;
+            let object = present(row, Arc::new(Object::from_record(record))).await?;
+            return Ok(Some(Written { object, warnings, created: false, gone: false }));
         }
         if ctx.dry_run {
-            return unchanged(Object::from_record(&Record { value: stored, ..record.clone() }), warnings).await;
+            return written(Object::from_record(&Record { value: stored, ..record.clone() }), warnings).await;
         }
         let mut transaction = Transaction::update(key.clone(), stored.clone(), record.modified);
         transaction.ops.extend(service_claims::ops(row, key, Some(&old), Some(&new)));
@@ -430,7 +431,7 @@ impl Registry {
         match self.commit(ctx, transaction).await? {
             Ok(revision) => {
                 let record = Record { key: key.clone(), value: stored, created: record.created, modified: revision };
-                unchanged(Object::from_record(&record), warnings).await
+                written(Object::from_record(&record), warnings).await
             }
             Err(StoreError::Conflict { key: at, .. }) if service_claims::is_claim(&at) => {
                 // Another server gave it out meanwhile: the next try sees so.
