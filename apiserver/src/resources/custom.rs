@@ -51,6 +51,9 @@ pub struct ScalePaths {
 ///
 /// # Panics
 /// Never on input.
+///
+/// # Implementing
+/// No defaults need to be filled in, and what the schema of the wanted version lacks may stay: the caller sees to both.
 #[async_trait]
 pub trait Converter: fmt::Debug + Send + Sync {
     /// Converts objects.

@@ -82,17 +82,6 @@ impl AdmissionRequest {
             rerun: Rerun::default(),
         }
     }
-
-    /// Group and version of the kind: that of the resource, but for kinds that subresources have of their own.
-    pub(crate) fn kind_version(&self) -> (String, String) {
-        let (group, version) = match (self.kind.as_str(), self.subresource.as_str()) {
-            ("Scale", "scale") => ("autoscaling", "v1"),
-            ("Eviction", "eviction") => ("policy", "v1"),
-            ("TokenRequest", "token") => ("authentication.k8s.io", "v1"),
-            _ => return (self.group.clone(), self.version.clone()),
-        };
-        (group.to_owned(), version.to_owned())
-    }
 }
 
 #[derive(Debug, Default)]

@@ -34,10 +34,9 @@ fn options(request: &AdmissionRequest) -> Value {
 
 /// A request as reviews and expressions have it, without its objects; `row` is the resource in the version that it is shown in.
 pub(super) fn request(request: &AdmissionRequest, row: Option<&Resource>) -> Value {
-    let (kind_group, kind_version) = request.kind_version();
     let kind = |group: &str, version: &str| json!({"group": group, "version": version, "kind": request.kind});
     let resource = |group: &str, version: &str| json!({"group": group, "version": version, "resource": request.resource});
-    let (made_kind, made_resource) = (kind(&kind_group, &kind_version), resource(&request.group, &request.version));
+    let (made_kind, made_resource) = (kind(&request.group, &request.version), resource(&request.group, &request.version));
     let (shown_kind, shown_resource) = match row {
         Some(row) => (kind(&row.group, &row.version), resource(&row.group, &row.version)),
         None => (made_kind.clone(), made_resource.clone()),
@@ -88,26 +87,18 @@ impl Conditions {
         Self(conditions.map(read).collect())
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Whether all hold of a review's request. One that does not hold counts before one that cannot be told.
+    /// Whether all hold of a request, in the form that [`request`] gives it. One that does not hold counts before one that cannot be told.
     ///
     /// # Errors
     /// What could not be told, and why.
     pub(super) fn hold(&self, asked: &Value, object: &Value, old: &Value) -> Result<bool, String> {
         let mut failed = Vec::new();
         let mut budget = Budget::object();
-        let mut asked = asked.clone();
-        for name in ["object", "oldObject"] {
-            as_map(&mut asked).remove(name);
-        }
         for condition in &self.0 {
             let compiled = condition.compiled.get_or_init(|| Compiled::new(&condition.source, VARIABLES).map_err(|e| e.to_string()));
             let variables = || {
                 let of = |name: &str, value| (name.to_owned(), Val::of(value, None, true));
-                vec![of("object", object), of("oldObject", old), ("request".to_owned(), Val::of(&asked, None, false))]
+                vec![of("object", object), of("oldObject", old), ("request".to_owned(), Val::of(asked, None, false))]
             };
             let told = match compiled {
                 Ok(compiled) => compiled.evaluate(variables(), &mut budget).map_err(|e| e.to_string()),

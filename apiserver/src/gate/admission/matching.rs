@@ -176,7 +176,7 @@ impl Matching {
 }
 
 /// The namespace of a write.
-pub(super) async fn namespace(registry: &Registry, name: &str) -> Result<Arc<wharf_core::object::Object>, ApiError> {
+async fn namespace(registry: &Registry, name: &str) -> Result<Arc<wharf_core::object::Object>, ApiError> {
     let row = registry.row("", "v1", "namespaces").ok_or_else(crate::rest::status::no_such_path)?;
     match registry.get(&row, "", name, ReadAt::Any).await {
         Err(error) if error.is_not_found() => registry.get(&row, "", name, ReadAt::Newest).await,

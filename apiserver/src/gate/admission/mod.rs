@@ -21,7 +21,7 @@ pub use priority::{Priority, priority_classes};
 pub use rbac_escalation::RbacEscalation;
 pub use runtime_class::RuntimeClassPlugin;
 pub use service_account::ServiceAccountPlugin;
-pub use webhook::{MutatingWebhooks, ValidatingWebhooks};
+pub(crate) use webhook::{MutatingWebhooks, ValidatingWebhooks};
 
 use super::late::LateLayers;
 use crate::rest::admission::{Admission, AdmissionRequest, Operation};

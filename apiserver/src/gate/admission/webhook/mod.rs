@@ -3,6 +3,8 @@
 mod config;
 mod review;
 
+use std::borrow::Cow;
+
 use async_trait::async_trait;
 use futures::future::join_all;
 use serde_json::Value;
@@ -10,6 +12,7 @@ use wharf_core::api::{ApiError, PatchKind};
 
 use self::config::{AdmissionHook, Hooks};
 use self::review::{Answer, Refusal};
+use super::conditions;
 use super::configured::Configured;
 use super::matching::{Matched, is_exempt};
 use crate::gate::late::LateRegistry;
@@ -20,7 +23,7 @@ use crate::webhook::Webhooks;
 
 /// Asks the webhooks of `MutatingWebhookConfiguration`s one after the other, in the order of their names.
 #[derive(Debug)]
-pub struct MutatingWebhooks {
+pub(crate) struct MutatingWebhooks {
     registry: LateRegistry,
     hooks: Webhooks,
     configured: Configured<Hooks>,
@@ -28,35 +31,43 @@ pub struct MutatingWebhooks {
 
 /// Asks the webhooks of `ValidatingWebhookConfiguration`s at the same time.
 #[derive(Debug)]
-pub struct ValidatingWebhooks {
+pub(crate) struct ValidatingWebhooks {
     registry: LateRegistry,
     hooks: Webhooks,
     configured: Configured<Hooks>,
 }
 
 /// A write as one webhook is shown it.
-struct Shown {
-    request: AdmissionRequest,
-    object: Value,
-    old: Value,
+struct Shown<'a> {
+    request: &'a AdmissionRequest,
+    object: Cow<'a, Value>,
+    old: Cow<'a, Value>,
     matched: Matched,
 }
 
 /// A write in the version that the webhook wants, if it is about it at all.
-async fn shown(registry: &Registry, hook: &AdmissionHook, request: &AdmissionRequest, object: &Value) -> Result<Option<Shown>, ApiError> {
+async fn shown<'a>(
+    registry: &Registry,
+    hook: &AdmissionHook,
+    request: &'a AdmissionRequest,
+    object: &'a Value,
+) -> Result<Option<Shown<'a>>, ApiError> {
+    const NONE: &Value = &Value::Null;
     let Some(matched) = hook.matching.of(registry, request, object).await? else { return Ok(None) };
-    let old = request.old.as_deref().unwrap_or(&Value::Null);
+    let old = request.old.as_deref().unwrap_or(NONE);
     let (object, old) = match (&request.row, &matched.row) {
-        (Some(from), Some(to)) => (versions::between(from, to, object).await?, versions::between(from, to, old).await?),
-        _ => (object.clone(), old.clone()),
+        (Some(from), Some(to)) => {
+            (Cow::Owned(versions::between(from, to, object).await?), Cow::Owned(versions::between(from, to, old).await?))
+        }
+        _ => (Cow::Borrowed(object), Cow::Borrowed(old)),
     };
-    Ok(Some(Shown { request: request.clone(), object, old, matched }))
+    Ok(Some(Shown { request, object, old, matched }))
 }
 
 /// Asks one webhook. None where it is not about the write, or fails and may.
-async fn ask(hooks: &Webhooks, hook: &AdmissionHook, shown: &Shown, mutates: bool) -> Result<Option<Answer>, ApiError> {
-    let review = review::of(hook, shown);
-    let held = if hook.conditions.is_empty() { Ok(true) } else { hook.conditions.hold(&review["request"], &shown.object, &shown.old) };
+async fn ask(hooks: &Webhooks, hook: &AdmissionHook, shown: &Shown<'_>, mutates: bool) -> Result<Option<Answer>, ApiError> {
+    let asked = conditions::request(shown.request, shown.matched.row.as_deref());
+    let held = hook.conditions.hold(&asked, &shown.object, &shown.old);
     match held {
         Ok(true) => {}
         Ok(false) => return Ok(None),
@@ -77,6 +88,7 @@ async fn ask(hooks: &Webhooks, hook: &AdmissionHook, shown: &Shown, mutates: boo
         Ok(place) => place,
         Err(why) => return failed(why.clone()),
     };
+    let review = review::of(hook, asked, &shown.object, &shown.old);
     let answer = match hooks.call(place, &review, hook.timeout).await {
         Ok(answer) => answer,
         Err(error) => return failed(format!("failed to call webhook: {error}")),
@@ -120,23 +132,21 @@ impl Admission for ValidatingWebhooks {
 
 impl MutatingWebhooks {
     /// Changes what a webhook was shown as it answered, back in the version that the write was made in.
-    async fn change(hook: &AdmissionHook, shown: Shown, patch: &[u8], object: &mut Value) -> Result<bool, ApiError> {
+    async fn change(hook: &AdmissionHook, shown: &Shown<'_>, patch: Vec<u8>) -> Result<Value, ApiError> {
         let row = shown.matched.row.as_ref().or(shown.request.row.as_ref()).filter(|_| shown.request.operation != Operation::Delete);
-        let Some(row) = row.cloned() else {
+        let Some(row) = row else {
             let what = "attempted to modify the object, which is not supported for this operation";
             return Err(status::internal(format!("admission webhook {:?} {what}", hook.name)));
         };
         let wrong = |error: ApiError| status::internal(error.to_string());
-        let patch = Patch::parse(PatchKind::Json, &patch.to_vec().into()).map_err(wrong)?;
-        let changed = patch.apply(&row, &shown.object, "", "", "", "").map_err(wrong)?.object;
+        let patch = Patch::parse(PatchKind::Json, &patch.into()).map_err(wrong)?;
+        let changed = patch.apply(row, &shown.object, "", "", "", "").map_err(wrong)?.object;
         let mut changed = row.read(changed, &mut |_| {}).map_err(status::internal)?;
         row.fill(&mut changed);
-        if let (Some(from), Some(to)) = (&shown.matched.row, &shown.request.row) {
-            changed = versions::between(from, to, &changed).await?;
+        match (&shown.matched.row, &shown.request.row) {
+            (Some(from), Some(to)) => versions::between(from, to, &changed).await,
+            _ => Ok(changed),
         }
-        let differs = changed != *object;
-        *object = changed;
-        Ok(differs)
     }
 }
 
@@ -162,13 +172,13 @@ impl Admission for MutatingWebhooks {
             let Some(shown) = shown(&registry, hook, request, object).await? else { continue };
             let Some(answer) = ask(&self.hooks, hook, &shown, true).await? else { continue };
             warnings.extend(answer.warnings);
-            let changed = match answer.patch {
-                Some(patch) => Self::change(hook, shown, &patch, object).await?,
-                None => false,
-            };
-            // Those that were asked before want to see what it is now.
-            if changed {
-                request.rerun.ask_again_others(&hook.uid);
+            if let Some(patch) = answer.patch {
+                let changed = Self::change(hook, &shown, patch).await?;
+                // Those that were asked before want to see what it is now.
+                if changed != *object {
+                    request.rerun.ask_again_others(&hook.uid);
+                }
+                *object = changed;
             }
             if hook.again {
                 request.rerun.note_asked(&hook.uid);

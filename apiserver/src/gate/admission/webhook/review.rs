@@ -5,9 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use serde_json::{Value, json};
 use wharf_core::api::ApiError;
 
-use super::Shown;
 use super::config::AdmissionHook;
-use crate::gate::admission::conditions;
 use crate::resources::value::{as_map, at, items, text};
 
 /// What an answer comes to.
@@ -27,14 +25,12 @@ pub(super) enum Refusal {
     Malformed(String),
 }
 
-/// What a webhook is asked.
-pub(super) fn of(hook: &AdmissionHook, shown: &Shown) -> Value {
-    let request = &shown.request;
-    let mut asked = conditions::request(request, shown.matched.row.as_deref());
+/// What a webhook is asked; `asked` is the request without its objects.
+pub(super) fn of(hook: &AdmissionHook, mut asked: Value, object: &Value, old: &Value) -> Value {
     let map = as_map(&mut asked);
     map.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
-    map.insert("object".into(), shown.object.clone());
-    map.insert("oldObject".into(), shown.old.clone());
+    map.insert("object".into(), object.clone());
+    map.insert("oldObject".into(), old.clone());
     json!({"kind": "AdmissionReview", "apiVersion": hook.review, "request": asked})
 }
 
