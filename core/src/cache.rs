@@ -172,6 +172,11 @@ impl Cache {
         self.state.read().objects.get(&(namespace, name) as &dyn Names).cloned()
     }
 
+    /// Whether there is no object, as far as the cache is.
+    pub fn is_empty(&self) -> bool {
+        self.state.read().objects.is_empty()
+    }
+
     /// All objects, or those of a namespace.
     pub fn list(&self, namespace: Option<&str>) -> Page {
         // Read before the state: everything up to here is in it.

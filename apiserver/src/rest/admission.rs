@@ -187,6 +187,10 @@ impl AdmissionChain {
     pub fn push(&mut self, plugin: Arc<dyn Admission>) {
         self.plugins.push(plugin);
     }
+    /// Whether any plugin cares for a request.
+    pub fn handles(&self, request: &AdmissionRequest) -> bool {
+        self.plugins.iter().any(|plugin| plugin.handles(request))
+    }
     /// Lets each plugin change the object, in order.
     ///
     /// # Errors

@@ -125,11 +125,13 @@ impl Registry {
         };
         let mut request = self.request(ctx, row, Operation::Create, "", namespace, text(&value, &["metadata", "name"]));
         let check = self.check_namespace(row, namespace, &request.name, false).await?;
-        warnings.extend(self.admission.admit(&request, &mut value).await?);
-        // Whoever changed it, this stays the server's.
-        put_namespace(row, &mut value, namespace)?;
-        put_system_metadata(row, &mut value, &uid, &now);
-        row.fill(&mut value);
+        if self.admission.handles(&request) {
+            warnings.extend(self.admission.admit(&request, &mut value).await?);
+            // Whoever changed it, this stays the server's.
+            put_namespace(row, &mut value, namespace)?;
+            put_system_metadata(row, &mut value, &uid, &now);
+            row.fill(&mut value);
+        }
         self.validate(row, "", &value, None)?;
         warnings.extend(self.admission.validate(&request, &value).await?);
         let mut check = check;
@@ -386,10 +388,12 @@ impl Registry {
         };
         let old = Arc::new(old);
         let request = self.admission_request(ctx, row, Operation::Update, sub, key, Some(old.clone()));
-        warnings.extend(self.admission.admit(&request, &mut new).await?);
-        put_namespace(row, &mut new, &key.namespace)?;
-        keep_system_metadata(&mut new, &old);
-        parts::keep(row, sub, &mut new, &old, &self.now());
+        if self.admission.handles(&request) {
+            warnings.extend(self.admission.admit(&request, &mut new).await?);
+            put_namespace(row, &mut new, &key.namespace)?;
+            keep_system_metadata(&mut new, &old);
+            parts::keep(row, sub, &mut new, &old, &self.now());
+        }
         if sub.is_empty() {
             self.allocate(row, &mut new, Some(&old)).await?;
         }

@@ -31,6 +31,11 @@ impl<T> Configured<T> {
         Self { resource, make, cache: OnceCell::new(), ready: Mutex::default() }
     }
 
+    /// Whether it is known that there are none; asked at each write, most of which nobody configured anything for.
+    pub(super) fn are_none(&self) -> bool {
+        self.cache.get().is_some_and(|cache| cache.is_empty())
+    }
+
     /// All there are, in the order of their names.
     pub(super) async fn all(&self, registry: &Registry) -> Result<Vec<Arc<T>>, ApiError> {
         let cache = self.cache.get_or_try_init(|| registry.caches().of(&self.resource)).await.map_err(status::of_cache)?;

@@ -106,7 +106,7 @@ impl Admission for ValidatingWebhooks {
         "ValidatingAdmissionWebhook"
     }
     fn handles(&self, request: &AdmissionRequest) -> bool {
-        !is_exempt(request)
+        !is_exempt(request) && !self.configured.are_none()
     }
     async fn admit(&self, _: &AdmissionRequest, _: &mut Value) -> Result<Warnings, ApiError> {
         Ok(Warnings::new())
@@ -156,7 +156,7 @@ impl Admission for MutatingWebhooks {
         "MutatingAdmissionWebhook"
     }
     fn handles(&self, request: &AdmissionRequest) -> bool {
-        !is_exempt(request)
+        !is_exempt(request) && !self.configured.are_none()
     }
     async fn admit(&self, request: &AdmissionRequest, object: &mut Value) -> Result<Warnings, ApiError> {
         let registry = self.registry.get()?;
